@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Which blocks are free, and which may not be used yet. Truth is the bitmaps on media; each AG keeps its free extents
+// in two Boost.Intrusive sets (by place, by size) that are built when the AG is first needed.
+//
+// A block's life: free -> allocated -> (freed: record committed) -> resting until that record is durable, so that
+// no crash can show its new content in its old file -> punched if clients may map it (F5) -> free again.
+// Or: freed while pinned or still mapped by a former client -> quarantine (persistent, still set in the bitmap)
+// -> released by a later transaction -> resting -> free.
+//
+// Locking: AG locks inside; bitmaps, AG headers and the StateRecord change under the commit mutex (at_commit).
+// All calls are thread-safe unless they take a Transaction, which binds them to its thread.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "base/result.h"
+#include "format/decode.h"
+#include "journal/transaction.h"
+
+namespace pindax {
+
+struct BlockRun {
+  BlockNo start;
+  u64 length = 0;  // blocks; never crosses an AG
+  BlockNo end() const { return start + length; }
+  bool operator==(const BlockRun&) const = default;
+};
+
+enum class BlockUse { kData, kMetadata };
+
+struct AllocateRequest {
+  u64 wanted = 1;           // blocks
+  u64 minimum = 1;          // fewer is kNoSpace
+  BlockNo near{0};          // right there if free, else close by; 0: anywhere
+  bool huge_align = false;  // start at a 2 MiB boundary of the pool if a run that large is free
+  BlockUse use = BlockUse::kData;
+  unsigned worker = 0;  // workers prefer different AGs, so that parallel writers do not interleave
+};
+
+struct SpaceSummary {
+  u64 total_blocks = 0;       // data blocks of all AGs
+  u64 free_blocks = 0;        // allocatable now or after a sync (resting ones count)
+  u64 resting_blocks = 0;     // freed, waiting for their record or their punch
+  u64 quarantine_blocks = 0;  // freed by name, not reusable yet
+  u64 inodes_used = 0;
+  u64 inodes_allocated = 0;
+};
+
+class Allocator {
+ public:
+  static Result<std::unique_ptr<Allocator>> open(MetaStore& store);
+  virtual ~Allocator() = default;
+
+  // Takes one run out of the in-memory free space at once; its bits join the transaction's record. An abort gives it
+  // back. May be shorter than wanted, never than minimum. kNoSpace after resting blocks were hurried and still nothing.
+  virtual Result<BlockRun> allocate(Transaction& tx, const AllocateRequest& request) = 0;
+  // Back to free space once the record is durable; `mapped`: some client may have translations, so punch first (F5).
+  virtual void free(Transaction& tx, BlockRun run, bool mapped) = 0;
+  // Freed by name but not reusable; persistent.
+  virtual Status quarantine(Transaction& tx, BlockRun run, format::QuarantineReason reason) = 0;
+  // The pin or former client is gone: quarantined blocks inside `run` become free (in the transaction).
+  virtual Status release_quarantine(Transaction& tx, BlockRun run) = 0;
+  struct QuarantinedRun {
+    BlockRun run;
+    u64 since_ns = 0;
+    format::QuarantineReason reason{};
+  };
+  virtual Result<std::vector<QuarantinedRun>> quarantined() = 0;
+  // While set (a former client still maps the pool: D2), every free() goes to quarantine instead.
+  virtual void set_quarantine_all(bool on) = 0;
+
+  // An unused inode slot, near the directory's AG; allocates an inode block if none has a free slot. The slot's media
+  // object belongs to the caller from now on; it must set mode != 0 in the same transaction.
+  virtual Result<InodeNo> allocate_inode(Transaction& tx, InodeNo near) = 0;
+  virtual void free_inode(Transaction& tx, InodeNo ino) = 0;
+  // True if the block is an inode block: an inode number from outside can be trusted to be read.
+  virtual Result<bool> is_inode_block(BlockNo block) = 0;
+  // A generation for a new inode, never given out before.
+  virtual Result<u32> next_generation(Transaction& tx) = 0;
+
+  virtual SpaceSummary summary() const = 0;
+  // Makes resting blocks free now (syncs the journal, punches). No ranked lock held.
+  virtual Status reclaim() = 0;
+  // Free runs of one AG in order of place (fsck, dump, layout).
+  virtual Result<std::vector<BlockRun>> free_runs(u32 ag) = 0;
+};
+
+// Writes AG headers, bitmaps and the StateRecord of an empty pool (mkfs). Durable on return. AG metadata of a
+// pool whose host file is known to read as zeros costs only the blocks it writes.
+Status format_allocation(Media& media, const format::Geometry& geometry);
+
+}  // namespace pindax

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The file system without FUSE: what the fuse room, the server (clients without a mount), the crash explorer and unit
+// tests call. Works on any Media.
+//
+// Conventions
+//  - All calls are thread-safe. Namespace calls are synchronous and never wait for a pin (B6).
+//  - Data calls take a callback: it runs on the calling thread when the range is free, else later on the executor; it runs
+//    exactly once. Callers keep InodeRefs alive until then.
+//  - Permission checks: calls do none by themselves (the kernel does them under default_permissions); the server calls
+//    access() first. Rules that the kernel leaves to the file system (set-id clearing, setgid directories, ACL
+//    inheritance, sticky is the kernel's, append/immutable flags) are done here.
+//  - Durability: strict mode: a call that returned is durable. Posix mode: after fsync and friends; but every
+//    call's record is in the pool before it returns (D2).
+#pragma once
+
+#include <sys/statvfs.h>
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "alloc/allocator.h"
+#include "base/executor.h"
+#include "base/result.h"
+#include "fs/inode.h"
+#include "journal/meta_store.h"
+#include "layout/layout.h"
+#include "pmem/media.h"
+
+namespace pindax {
+
+inline constexpr u32 kMaxNameBytes = 255;
+inline constexpr u32 kMaxSymlinkBytes = 4095;
+inline constexpr u32 kMaxXattrBytes = 65536;
+
+struct Caller {
+  u32 uid = 0;
+  u32 gid = 0;
+  u32 umask = 022;
+  u32 pid = 0;  // process, 0 if unknown
+  u32 tid = 0;
+  std::vector<u32> groups;   // supplementary; filled by the edge where a rule needs them
+  bool privileged = false;   // CAP_FSETID: set-id bits survive writes and chmod
+};
+
+struct Attributes {
+  InodeNo ino;
+  u32 generation = 0;
+  u32 mode = 0;
+  u32 links = 0;
+  u32 uid = 0, gid = 0;
+  u64 rdev = 0;
+  u64 size_bytes = 0;
+  u64 blocks_512 = 0;
+  FileTime atime, mtime, ctime, crtime;
+  u32 flags = 0;    // format::kFlag…
+  u64 version = 0;  // change counter
+};
+
+struct SetAttributes {
+  enum : u32 { kMode = 1, kUid = 2, kGid = 4, kAtime = 8, kMtime = 16, kCtime = 32, kKillSuidgid = 64 };
+  u32 valid = 0;
+  u32 mode = 0, uid = 0, gid = 0;
+  FileTime atime, mtime, ctime;
+};
+
+struct MountOptions {
+  SyncMode sync = SyncMode::kStrict;  // the default for the granularity is chosen by default_sync_mode()
+  bool read_only = false;
+  bool noatime = false;  // relatime otherwise
+  std::chrono::milliseconds commit_interval{5000};  // posix mode and lazy times
+  LayoutOptions layout;
+  std::string boot_id;  // 16 raw bytes; empty: read from the host
+  bool background = true;  // commit timer and orphan clean-up run by themselves; tests switch it off
+};
+SyncMode default_sync_mode(Granularity g);
+
+struct MkfsOptions {
+  std::string label;
+  bool zeroed = false;  // the media is known to read as zeros
+  u32 root_uid = 0, root_gid = 0;
+  u32 root_mode = 0755;
+};
+// Makes an empty file system. Durable on return. kInvalid with advice if the pool is too small or large.
+Status make_file_system(Media& media, const MkfsOptions& options);
+
+// A piece of a file as a direct mapper sees it.
+struct Translation {
+  enum class Kind { kBlocks, kHole, kBeyondEnd };
+  Kind kind = Kind::kHole;
+  u64 file_offset = 0;   // bytes, block aligned
+  u64 length = 0;        // bytes, block aligned
+  PoolOffset pool_offset;  // kBlocks
+  bool writable = false;
+};
+
+class FileSystem {
+ public:
+  // Recovers if need be. kIncompatible, kCorrupt with a message that says what to do. The media outlives the file system.
+  static Result<std::unique_ptr<FileSystem>> mount(Media& media, Executor& executor, const MountOptions& options);
+  virtual ~FileSystem() = default;  // as after kill -9 unless unmount() was called
+
+  // Ends background work, writes lazy state, checkpoints, marks the pool clean.
+  virtual Status unmount() = 0;
+
+  virtual Media& media() = 0;
+  virtual MetaStore& store() = 0;
+  virtual Allocator& allocator() = 0;
+  virtual Layout& layout() = 0;
+  virtual Executor& executor() = 0;
+  virtual const MountOptions& options() const = 0;
+  virtual const format::Superblock& superblock() const = 0;
+  // D2: while former clients map the pool, freed blocks go to quarantine. The daemon sets and clears it.
+  virtual Status set_former_clients(bool present) = 0;
+
+  // ---- Inodes (fs/inode_table.cc) ----
+  virtual Result<InodeRef> root() = 0;
+  // kStale if the number is no inode in use or (generation != 0) has another generation.
+  virtual Result<InodeRef> get(InodeNo ino, u32 generation = 0) = 0;
+  virtual Result<Attributes> attributes(Inode& inode) = 0;
+  virtual Result<Attributes> set_attributes(Inode& inode, const SetAttributes& set, const Caller& caller) = 0;
+  virtual Result<u32> flags(Inode& inode) = 0;
+  virtual Status set_flags(Inode& inode, u32 flags) = 0;
+  virtual Status access(Inode& inode, unsigned mask, const Caller& caller) = 0;  // R_OK|W_OK|X_OK, ACLs included
+  virtual Result<struct statvfs> statfs() = 0;
+
+  // ---- Names (fs/namespace.cc, fs/directory.cc) ----
+  virtual Result<InodeRef> lookup(Inode& dir, std::string_view name) = 0;  // "." and ".." too
+  struct NewInode {
+    u32 mode = 0;  // type and permissions before umask and ACLs
+    u64 rdev = 0;
+    std::string_view symlink_target;  // for S_IFLNK
+  };
+  virtual Result<InodeRef> create(Inode& dir, std::string_view name, const NewInode& what, const Caller& caller) = 0;
+  // An unnamed inode on the orphan list (O_TMPFILE); link() gives it a name.
+  virtual Result<InodeRef> create_unnamed(Inode& dir, const NewInode& what, const Caller& caller) = 0;
+  virtual Status link(Inode& target, Inode& dir, std::string_view name) = 0;
+  virtual Status unlink(Inode& dir, std::string_view name) = 0;
+  virtual Status rmdir(Inode& dir, std::string_view name) = 0;
+  // flags: RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT.
+  virtual Status rename(Inode& from, std::string_view from_name, Inode& to, std::string_view to_name, unsigned flags,
+                        const Caller& caller) = 0;
+  virtual Result<std::string> read_link(Inode& inode) = 0;
+  struct DirectoryEntry {
+    std::string_view name;
+    InodeNo ino;
+    u8 type = 0;     // DT_*
+    u64 cookie = 0;  // continue after this entry
+  };
+  // Entries after `cookie` (0: from the start, "." and ".." included) until `visit` returns false. `visit` runs under the
+  // directory's lock and must not call back into the file system.
+  virtual Status read_directory(Inode& dir, u64 cookie, const std::function<bool(const DirectoryEntry&)>& visit) = 0;
+  // Every path of an inode, absolute within the file system; at most `most`. Empty for orphans.
+  virtual std::vector<std::string> paths(InodeNo ino, unsigned most = 1) = 0;
+  virtual Result<InodeRef> resolve(std::string_view path) = 0;  // no symlinks followed
+
+  // ---- Extended attributes and ACLs (fs/xattr.cc, fs/acl.cc) ----
+  // Names with their prefix. flags: XATTR_CREATE, XATTR_REPLACE. POSIX ACLs come as system.posix_acl_{access,default}.
+  virtual Result<std::string> get_xattr(Inode& inode, std::string_view name) = 0;
+  virtual Status set_xattr(Inode& inode, std::string_view name, std::string_view value, int flags, const Caller& caller) = 0;
+  virtual Status remove_xattr(Inode& inode, std::string_view name) = 0;
+  virtual Result<std::vector<std::string>> list_xattrs(Inode& inode) = 0;
+
+  // ---- Data (fs/file_read.cc, file_write.cc, truncate.cc, fallocate.cc, sync.cc) ----
+  // The pieces of [offset, offset + length) clipped to the size; holes and unwritten extents point to zeros. The bytes
+  // stay valid inside the callback only.
+  using ReadPieces = std::vector<std::span<const std::byte>>;
+  virtual void read(InodeRef inode, u64 offset, u64 length, std::function<void(Result<const ReadPieces*>)> done) = 0;
+  // A page-cache fill by the kernel (Layout::with_fill). For a writable handle a hole gets its block here (C5, R44).
+  virtual void fill(InodeRef inode, u64 offset, u64 length, bool writable, std::function<void(Result<const ReadPieces*>)> done) = 0;
+
+  struct WriteRequest {
+    u64 offset = 0;
+    std::span<const std::byte> data;  // read before write() returns if the range was free, else copied
+    bool append = false;     // offset is ignored: at the end of file, atomically
+    bool sync = false;       // O_SYNC / O_DSYNC: durable on completion
+    Caller caller;           // set-id rules
+  };
+  // Completes with the count of bytes written (short only when space runs out) and for appends the offset is the file's end.
+  virtual void write(InodeRef inode, const WriteRequest& request, std::function<void(Result<u64>)> done) = 0;
+  // Dirty pages from the kernel (C3): at once, clipped to the size, never extends, never waits.
+  virtual Status write_back(Inode& inode, u64 offset, std::span<const std::byte> data) = 0;
+
+  struct ChangeContext {
+    Requester requester;
+    bool kernel_setattr = false;
+    Caller caller;
+    std::optional<BusyPolicy> policy;  // per call; else per file, else per mount
+    std::optional<std::chrono::milliseconds> deadline;
+  };
+  using DoneStatus = std::function<void(Status)>;
+  // Both return a handle for interrupt(). Sizes up to kMaxFileBytes, else kTooBig.
+  virtual std::shared_ptr<Change> truncate(InodeRef inode, u64 size, const ChangeContext& context, DoneStatus done) = 0;
+  // mode: 0, FALLOC_FL_KEEP_SIZE, PUNCH_HOLE|KEEP_SIZE, ZERO_RANGE[|KEEP_SIZE]; others kNotSupported for now.
+  virtual std::shared_ptr<Change> fallocate(InodeRef inode, int mode, u64 offset, u64 length, const ChangeContext& context,
+                                            DoneStatus done) = 0;
+  virtual Result<u64> seek(Inode& inode, u64 offset, bool data) = 0;  // SEEK_DATA / SEEK_HOLE; kNoDevice
+  virtual Result<u64> size(Inode& inode) = 0;
+  // Data, size and layout durable. Also covers direct clients' stores (their pages are synced). datasync skips lazy times.
+  virtual Status fsync(Inode& inode, bool datasync) = 0;
+  virtual Status sync_all() = 0;
+
+  // ---- Direct mappers (fs/map.cc); call under a shared hold of `range` ----
+  // What lies behind the block-aligned range. for_write: holes and unwritten blocks become written zeros first, and a
+  // strict-mode commit has happened before this returns. kNoSpace.
+  virtual Result<std::vector<Translation>> translate(Inode& inode, ByteRange range, bool for_write) = 0;
+  // A direct mapper may have stored: stamps mtime lazily, remembers the range for fsync.
+  virtual void note_direct_stores(Inode& inode, ByteRange range) = 0;
+  // The extents over a range, for listings: as translate without holes beyond the end, nothing allocated.
+  virtual Result<std::vector<format::ExtentInfo>> extents(Inode& inode, ByteRange range) = 0;
+};
+
+}  // namespace pindax

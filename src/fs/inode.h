@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// One inode in memory. Its truth is the 512-byte slot on media, read through the MetaStore at every use (it is at
+// memory speed already); what lives here is only what has no place there: locks, lazy times, provisional ranges, the share in the
+// layout protocol, and the counts that keep it alive.
+//
+// Invariants
+//  1. `mutex` guards the media slot and every tree that hangs from it (I2 of meta_store.h). Several are taken in
+//     ascending inode number. It is never held across a wait; data is copied under a shared range hold instead.
+//  2. An inode with links == 0 on media is on the orphan list and is freed when the last InodeRef goes (B6: in the background,
+//     through a break).
+#pragma once
+
+#include <boost/intrusive/unordered_set.hpp>
+#include <boost/smart_ptr/intrusive_ptr.hpp>
+
+#include <atomic>
+#include <map>
+#include <memory>
+
+#include "base/mutex.h"
+#include "format/format.h"
+#include "layout/layout.h"
+
+namespace pindax {
+
+class FileSystem;
+
+struct FileTime {
+  i64 seconds = 0;
+  u32 nanoseconds = 0;
+  auto operator<=>(const FileTime&) const = default;
+};
+FileTime now();
+
+class Inode : public boost::intrusive::unordered_set_base_hook<> {
+ public:
+  Inode(FileSystem& fs, InodeNo number, u32 gen) : ino(number), generation(gen), owner(fs) {}
+
+  const InodeNo ino;
+  const u32 generation;
+  FileSystem& owner;
+
+  SharedMutex mutex{LockRank::kInode};
+
+  // Lazytime: times that are newer than the slot, written at fsync, commit interval, eviction.
+  struct LazyTimes {
+    bool dirty = false;
+    FileTime atime, mtime, ctime;
+    bool has_atime = false, has_mtime = false;
+  };
+  Mutex lazy_mutex{LockRank::kLeaf};
+  LazyTimes lazy GUARDED_BY(lazy_mutex);
+
+  // Posix mode: file ranges whose extents are provisional (written, but not yet known to be durable), begin -> end bytes,
+  // and in every mode in-place writes since the last fsync. Guarded by lazy_mutex.
+  std::map<u64, u64> unsynced GUARDED_BY(lazy_mutex);
+
+  InodeLayout* layout();  // created on first use, thread-safe
+  InodeLayout* layout_if_any() const { return layout_.load(std::memory_order_acquire); }
+
+  std::atomic<u32> refs{0};       // InodeRef
+  std::atomic<bool> orphan{false};  // links == 0
+
+  friend void intrusive_ptr_add_ref(Inode* p);
+  friend void intrusive_ptr_release(Inode* p);
+  ~Inode();
+
+ private:
+  std::atomic<InodeLayout*> layout_{nullptr};
+};
+
+using InodeRef = boost::intrusive_ptr<Inode>;
+
+}  // namespace pindax

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The layout room as the file system above it sees it: shared holds for I/O and faults, breaks for layout changes.
+// PROTOCOL.md's rules are implemented behind this header; docs/protocol.md explains them.
+//
+// The room knows inodes by number, ranges by bytes, and everything above by interfaces that upper rooms implement:
+//   KernelCache  (fuse)    drops the kernel's pages of a range
+//   ClientPort   (server)  one client: its gates, slots, outgoing FIFO, proofs of death   (layout/client_port.h)
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/executor.h"
+#include "base/result.h"
+#include "format/format.h"
+#include "layout/range_lock.h"
+
+namespace pindax {
+
+using format::BusyPolicy;
+
+// Who asked for an operation: for listings, for interrupts, for the waits-for graph.
+struct Requester {
+  u32 pid = 0;  // process
+  u32 tid = 0;  // thread
+  u32 uid = 0;
+  std::string command;
+};
+
+// Implemented by the fuse room (a null object serves when nothing is mounted).
+class KernelCache {
+ public:
+  virtual ~KernelCache() = default;
+  // Writes back and drops the kernel's pages of `range`; `done` runs later, on any thread. One notification a
+  // folio, from threads that serve no requests (C2). Never blocks the caller.
+  virtual void drop(InodeNo ino, ByteRange range, std::function<void()> done) = 0;
+  // The attributes changed behind the kernel's back (size, times): forget them and refresh the size (C7). Never blocks.
+  virtual void invalidate_attributes(InodeNo ino) = 0;
+};
+
+// One inode's share in the protocol: lock, mappings, breaks, page-cache owners. Created with the first data operation,
+// owned by the fs room's Inode, destroyed when nothing refers to the inode. Opaque above this room.
+class InodeLayout;
+struct InodeLayoutDeleter { void operator()(InodeLayout* p) const; };
+using InodeLayoutPtr = std::unique_ptr<InodeLayout, InodeLayoutDeleter>;
+
+// A shared hold of a range; released by the destructor or release(). Movable, not copyable.
+class SharedHold {
+ public:
+  SharedHold() = default;
+  struct State;
+  explicit SharedHold(std::unique_ptr<State> s);
+  SharedHold(SharedHold&&) noexcept;
+  SharedHold& operator=(SharedHold&&) noexcept;
+  ~SharedHold();
+  void release();
+  explicit operator bool() const { return state_ != nullptr; }
+
+ private:
+  std::unique_ptr<State> state_;
+};
+
+// What a break wants.
+struct ChangeRequest {
+  const char* operation = "";  // "truncate", "punch", …: for listings; static
+  ByteRange lock_range;        // held exclusively while the change is applied
+  ByteRange break_range;       // must be idle: no pins, no translations, no kernel pages; empty: lock only
+  Requester requester;
+  BusyPolicy policy = BusyPolicy::kWait;
+  std::optional<std::chrono::milliseconds> deadline;  // of the wait; then kRefuse says kTextBusy
+  // A SETATTR through the mount: must not sleep while the kernel may hold dirty pages of the inode (C6).
+  bool kernel_setattr = false;
+  // Blocks only vanish (truncate, punch): a forced revocation may end the operation, blocks then stay quarantined (F4).
+  bool only_frees = true;
+};
+
+// How apply() must treat the blocks that it takes out of the file.
+struct ChangeGrant {
+  bool was_mapped = false;  // some client ever translated into this inode: punch freed blocks before reuse (F5)
+  // Pinned or unacknowledged file ranges (policy quarantine, C6, F4): their blocks go to quarantine, not to free space.
+  std::vector<ByteRange> to_quarantine;
+  // apply() calls this for every run that it put into quarantine for such a range; the room calls
+  // QuarantineOwner::release when the last pin or translation that held it back is gone.
+  std::function<void(ByteRange file_range, u64 block, u64 length_blocks)> quarantined;
+};
+
+// Implemented by the fs room: gives blocks back that apply() had to quarantine. Called on the executor.
+class QuarantineOwner {
+ public:
+  virtual ~QuarantineOwner() = default;
+  virtual void release(u64 block, u64 length_blocks) = 0;
+};
+
+// A break under way. Reference counted; dropping it does not end the break.
+class Change {
+ public:
+  virtual ~Change() = default;
+  // FUSE_INTERRUPT, a client's cancel, unmount: if the change has not been applied it ends with kInterrupted and
+  // nothing done (R8, R9). Thread-safe, any time.
+  virtual void interrupt() = 0;
+};
+
+struct LayoutOptions {
+  BusyPolicy policy = BusyPolicy::kWait;
+  std::optional<std::chrono::milliseconds> deadline;
+  std::chrono::milliseconds recall_deadline{5000};  // B4
+  std::chrono::milliseconds recall_bound{20};       // acks slower than this: drop the lock, start over (B4)
+  std::chrono::milliseconds rescan_period{500};     // for clients that never ring (U3)
+  bool allow_longterm = false;
+};
+
+class Layout {
+ public:
+  static std::unique_ptr<Layout> create(Executor& executor, const LayoutOptions& options);
+  virtual ~Layout() = default;
+
+  virtual InodeLayoutPtr attach(InodeNo ino) = 0;
+
+  virtual void set_kernel_cache(KernelCache* cache) = 0;  // null: none
+  virtual void set_quarantine_owner(QuarantineOwner* owner) = 0;
+
+  // Shared hold of `range`, FIFO among all takers. `go` runs with the hold: at once on this thread, or later on the
+  // executor. It must not block on anything that can wait for a client, the kernel or a range lock.
+  virtual void with_shared(InodeLayout& inode, ByteRange range, std::function<void(SharedHold)> go) = 0;
+
+  // A page-cache fill (`writable`: for a handle open for writing): takes the pages over from direct mappers (recall), waits as a
+  // break with a finite deadline where pinned (C5), is parked while draining (C4) or while a SETATTR sleeps (C6).
+  // `go` runs with a shared hold and ownership recorded, or with the error that the fill gets.
+  virtual void with_fill(InodeLayout& inode, ByteRange range, bool writable, std::function<void(Result<SharedHold>)> go) = 0;
+
+  // Kernel write-back of dirty pages: at once, no lock that a break holds while it waits (C3).
+  // False: the range is being freed now; the caller must drop the data instead of storing or allocating.
+  virtual bool may_write_back(InodeLayout& inode, ByteRange range) = 0;
+
+  // Runs the break state machine (B1–B6). `apply` runs once with the range idle and exclusively held, on this thread or the
+  // executor; it performs the change (one transaction) and must not block. `done` runs exactly once, without locks, with apply's
+  // status or the reason why there was no apply. Returns a handle for interrupt(), already finished if done ran.
+  virtual std::shared_ptr<Change> change(InodeLayout& inode, const ChangeRequest& request,
+                                         std::function<Status(const ChangeGrant&)> apply,
+                                         std::function<void(Status)> done) = 0;
+
+  // Ranges of the inode that the kernel may hold dirty: data for SEEK_DATA (facts/fuse.md).
+  virtual std::vector<ByteRange> maybe_dirty(InodeLayout& inode) const = 0;
+  virtual bool ever_mapped(const InodeLayout& inode) const = 0;
+  // True while a client maps or pins the inode or a break on it is under way: the inode must stay in memory.
+  virtual bool in_use(const InodeLayout& inode) const = 0;
+};
+
+}  // namespace pindax

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The pmem room is the only writer to the pool. Everything above it sees a Media:
+// bytes that can be read in place, stored, and made durable.
+//
+// Invariants
+//  1. No room but this one stores through a pointer into the pool.
+//  2. flush() starts and drain() completes the way to the media; persist() is both. At page granularity drain() does
+//     nothing and flush() alone is durable (msync), so callers always call both, in this order.
+//  3. A store into a host file that cannot take it (host file system full, file truncated) is a SIGBUS; the guard
+//     turns it into kIo for the one operation (see PoolMedia) and marks the pool failed.
+// Thread-safe for disjoint ranges.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+
+#include "base/result.h"
+#include "base/types.h"
+
+namespace pindax {
+
+// What survives what: the promise that `pindax info` prints.
+enum class Granularity {
+  kVolatile,   // tmpfs, memfd: survives the daemon only
+  kPage,       // regular file: survives an OS crash after msync
+  kCacheLine,  // fsdax, devdax: survives power loss after flush
+  kByte,       // the same with caches in the power-fail domain
+};
+const char* granularity_name(Granularity g);
+const char* granularity_promise(Granularity g);  // one plain sentence
+
+class Media {
+ public:
+  virtual ~Media() = default;
+
+  virtual u64 size() const = 0;  // bytes; a multiple of kBlockSize
+  virtual Granularity granularity() const = 0;
+
+  // Readable bytes [at, at + length); they must not cross an allocation group or, below the first AG size being known,
+  // the pool's first 4 MiB. Null if the range is outside the pool. Valid until close.
+  virtual const std::byte* view(PoolOffset at, u64 length) const = 0;
+
+  // Copies out under the SIGBUS guard: kPoisoned or kIo instead of a signal.
+  virtual Status read(PoolOffset at, void* out, u64 length) const = 0;
+  // Ordinary stores: visible at once, durable after flush + drain.
+  virtual Status write(PoolOffset at, const void* data, u64 length) = 0;
+  // As write, but past the cache where the machine can and it pays: needs only drain().
+  // (At page granularity flush() is still needed.)
+  virtual Status write_nt(PoolOffset at, const void* data, u64 length) = 0;
+  virtual Status zero(PoolOffset at, u64 length) = 0;
+  virtual Status flush(PoolOffset at, u64 length) = 0;
+  virtual Status drain() = 0;
+  Status persist(PoolOffset at, u64 length) {
+    PINDAX_TRY(flush(at, length));
+    return drain();
+  }
+
+  // Punches the blocks out of the host file, which unmaps them in every process, and reserves them again (F5).
+  // kNotSupported on devdax. Reads give zeros afterwards. May block on fsdax while the kernel holds pins: call from a
+  // thread without locks.
+  virtual Status punch(PoolOffset at, u64 length) = 0;
+  // Makes everything ever stored durable (fsync of the host file).
+  virtual Status sync_all() = 0;
+  virtual bool failed() const = 0;  // a store was lost: no further commit may be acknowledged
+};
+
+}  // namespace pindax

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// B+tree on media: 64-bit unique keys, values of 0 … kMaxTreeValue bytes. Serves extents, directories, xattrs, parents
+// and quarantine. The root's block number lives with the owner (an inode, the StateRecord), and may change with
+// every insert or erase. A tree of height 1 is a single leaf; root 0 is the empty tree.
+//
+// Locking: the owner's lock, shared for reads, exclusive for changes, until the transaction commits.
+// A crash leaves the tree before or after the transaction. Every node is checked (format::check_node) when it is
+// read; a bad one gives kCorrupt and changes nothing.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <span>
+
+#include "format/decode.h"
+#include "journal/transaction.h"
+
+namespace pindax {
+
+// Where new nodes come from. Implemented by the allocator's owner; counts the blocks for the inode.
+class NodeAllocator {
+ public:
+  virtual ~NodeAllocator() = default;
+  virtual Result<BlockNo> allocate_node(Transaction& tx) = 0;
+  virtual void free_node(Transaction& tx, BlockNo block) = 0;
+};
+
+struct TreeRef {
+  BlockNo root;  // 0 is empty
+  format::TreeKind kind;
+  u64 owner;  // what NodeHeader::owner must say
+};
+
+using TreeBytes = std::span<const std::byte>;
+
+// Reads outside a transaction use the committed state.
+class TreeReader {
+ public:
+  TreeReader(MetaStore& store, TreeRef ref) : store_(&store), ref_(ref) {}
+  TreeReader(Transaction& tx, TreeRef ref) : store_(&tx.store()), tx_(&tx), ref_(ref) {}
+
+  // The value of `key`: kNotFound if there is none. The bytes stay valid while the reader lives and nothing changes.
+  Result<TreeBytes> find(u64 key);
+  struct Item {
+    u64 key;
+    TreeBytes value;
+  };
+  // The first item with key >= `key`, or nothing. And the last with key <= `key`.
+  Result<std::optional<Item>> lower_bound(u64 key);
+  Result<std::optional<Item>> at_or_before(u64 key);
+  // Visits items with first <= key, in order, until the visitor returns false or the tree ends.
+  Status scan(u64 first, const std::function<bool(u64 key, TreeBytes value)>& visit);
+  // Visits every node block, parents before children (fsck, freeing, dump).
+  Status scan_nodes(const std::function<Status(BlockNo block, unsigned level)>& visit);
+
+ private:
+  Result<const std::byte*> node(BlockNo block);
+
+  MetaStore* store_;
+  Transaction* tx_ = nullptr;
+  TreeRef ref_;
+  std::vector<MetaView> views_;
+};
+
+class TreeWriter {
+ public:
+  // `ref.root` is updated in place; store it back into the owner before commit.
+  TreeWriter(Transaction& tx, TreeRef& ref, NodeAllocator& nodes) : tx_(tx), ref_(ref), nodes_(nodes) {}
+
+  Status insert(u64 key, TreeBytes value);   // kExists
+  Status replace(u64 key, TreeBytes value);  // kNotFound; any length
+  Status erase(u64 key);                     // kNotFound; merges thin neighbours, frees empty nodes
+  // Frees every node; the tree is empty afterwards.
+  Status clear();
+
+ private:
+  Transaction& tx_;
+  TreeRef& ref_;
+  NodeAllocator& nodes_;
+};
+
+}  // namespace pindax
