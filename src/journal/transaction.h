@@ -31,6 +31,8 @@ class Transaction {
   Result<std::byte*> modify(PoolOffset at, u32 length, Seal seal);
   // As modify for a whole block that is being given a new life: starts as zeros, nothing is read.
   std::byte* modify_new(PoolOffset block, Seal seal);
+  // True if this transaction has its own, not yet sealed copy of the object at `at`.
+  bool modified(PoolOffset at) const { return objects_.contains(at); }
   // Forgets a block that was freed in this transaction: its changes need not be logged.
   void forget(PoolOffset block);
 
