@@ -52,6 +52,13 @@ class Inode : public boost::intrusive::unordered_set_base_hook<> {
   Mutex lazy_mutex{LockRank::kLeaf};
   LazyTimes lazy GUARDED_BY(lazy_mutex);
 
+  // Grows whenever blocks leave the file or change their place: what was looked up before may be stale.
+  u64 removals GUARDED_BY(mutex) = 0;
+
+  // One fsync at a time: a second one must not return before the first has made its data durable. Held across waits
+  // for the media, never for anything else.
+  Mutex sync_mutex{LockRank::kSync};
+
   // Posix mode: file ranges whose extents are provisional (written, but not yet known to be durable), begin -> end bytes,
   // and in every mode in-place writes since the last fsync. Guarded by lazy_mutex.
   std::map<u64, u64> unsynced GUARDED_BY(lazy_mutex);

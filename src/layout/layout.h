@@ -77,6 +77,9 @@ struct ChangeRequest {
   bool kernel_setattr = false;
   // Blocks only vanish (truncate, punch): a forced revocation may end the operation, blocks then stay quarantined (F4).
   bool only_frees = true;
+  // Blocks only appear where there were none (a write into a hole, an extension): translations, zero pages and kernel pages
+  // of break_range are recalled (R18, R19), pins do not matter, since a pin of a hole promises nothing about it (P4).
+  bool recall_only = false;
 };
 
 // How apply() must treat the blocks that it takes out of the file.
