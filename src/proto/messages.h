@@ -18,13 +18,13 @@ inline constexpr u32 kTokenBytes = 16;
 
 enum class Type : u32 {
   // client -> daemon; each is answered by a kReply with its request id unless noted
-  kHello = 1,       // HelloBody (+ token) -> WelcomeBody, then the daemon's pool path; control data: gate memfd
+  kHello = 1,       // HelloBody -> WelcomeBody, then pool path and mount point; control data: gate memfd
   kAttachPool = 2,  // AttachPoolBody; control data: pool, slot memfd, doorbell, userfaultfd if any -> AttachPoolReply, then a reason (text)
   kOpen = 3,        // OpenBody, then the path -> OpenReply
   kClose = 4,       // CloseBody
   kMap = 5,         // MapBody -> MapReply
   kUnmap = 6,       // UnmapBody: replied after every translation of it is forgotten
-  kFault = 7,       // FaultBody: not answered; grants follow
+  kFault = 7,       // FaultBody: grants follow; then a reply without a body if the request id is not 0 (populate)
   kPin = 8,         // PinBody -> PinReply (slow path; may wait)
   kCancel = 9,      // CancelBody: not answered; the request it names ends with EINTR if it still waits
   kPersist = 10,    // PersistBody
@@ -74,7 +74,9 @@ struct WelcomeBody {
   u32 witness;      // byte index to expect
   u32 granularity;  // Granularity of pmem/media.h
   u32 sync_mode;    // SyncMode
-  u32 pool_path_bytes;  // the path follows the body
+  u32 pool_path_bytes;   // the path follows the body,
+  u32 mount_path_bytes;  // then this one; 0 without a mount
+  u32 reserved;
 };
 inline constexpr u32 kWelcomeShareUserfaultfd = 1;  // the reply's control data also holds /dev/userfaultfd
 
@@ -92,7 +94,9 @@ struct AttachPoolReply {
 struct OpenBody {
   u32 flags;  // O_*
   u32 mode;
-  // then the path, not terminated
+  u32 umask;  // of the caller, for a new file without a default ACL
+  u32 reserved;
+  // then the path, not terminated: from the root of the file system, with or without a leading slash
 };
 struct OpenReply {
   u64 handle;
@@ -110,8 +114,7 @@ struct MapBody {
   u32 prot;    // PROT_READ, PROT_WRITE
   u32 flags;   // kMap…
 };
-inline constexpr u32 kMapPopulate = 1;    // grants for what exists precede the reply
-inline constexpr u32 kMapIndirect = 2;    // pins only: the client maps through the mount
+inline constexpr u32 kMapIndirect = 2;  // pins only: the client maps through the mount
 struct MapReply {
   u32 mapping;  // id: index of its gate
   u32 reserved;
@@ -124,8 +127,9 @@ struct UnmapBody { u32 mapping; u32 reserved; };
 struct FaultBody {
   u32 mapping;
   u32 write;
-  u64 offset;  // bytes of the file, block aligned
-  u64 length;  // bytes wanted; the daemon may grant more or less
+  u64 offset;  // bytes of the file, block aligned: the block that is needed
+  u64 length;  // bytes from there that are welcome, block aligned; only the first block is allocated for a write. The
+               // daemon may grant less, but always something for the first block
 };
 
 enum class GrantKind : u32 { kBlocks = 1, kHole = 2, kBeyondEnd = 3, kError = 4 };
@@ -163,6 +167,9 @@ inline constexpr u32 kPinTry = 1;  // EAGAIN instead of waiting
 struct PinReply {
   u64 pin;  // for kUnpinMessage
   u64 generation;
+  // Around the pinned range: allocated and unshared as long as the gate's word stays what it was before the request. A write
+  // pin in here needs no further message (P4). Empty: unknown.
+  u64 writable_begin, writable_end;
 };
 struct UnpinBody { u64 pin; };
 struct CancelBody { u64 request; };
