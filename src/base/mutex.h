@@ -37,7 +37,8 @@ enum class LockRank : int {
   kDaemon = 10,        // start, stop, mount table
   kServer = 20,        // table of client sessions
   kClient = 30,        // one session
-  kSync = 35,          // one inode's fsync; held while waiting for the media
+  kSync = 34,          // one inode's fsync; held while waiting for the media
+  kRename = 36,        // renames that move a directory to another parent
   kInode = 40,         // (key) one inode's metadata: attributes, extent tree, directory tree
   kInodeCache = 50,    // a shard of the inode cache
   kLayout = 60,        // one inode's range lock, mappings, breaks, page-cache owners

@@ -43,14 +43,20 @@ class Inode : public boost::intrusive::unordered_set_base_hook<> {
 
   SharedMutex mutex{LockRank::kInode};
 
-  // Lazytime: times that are newer than the slot, written at fsync, commit interval, eviction.
+  // Lazytime: times that are newer than the slot, written at fsync, commit interval, or with the next change of the slot.
   struct LazyTimes {
-    bool dirty = false;
+    bool has_atime = false, has_mtime = false;  // has_mtime covers mtime and ctime
+    u32 changes = 0;                            // to be added to the version counter
     FileTime atime, mtime, ctime;
-    bool has_atime = false, has_mtime = false;
+    bool dirty() const { return has_atime || has_mtime; }
   };
-  Mutex lazy_mutex{LockRank::kLeaf};
-  LazyTimes lazy GUARDED_BY(lazy_mutex);
+  // Posix mode: file ranges whose extents are provisional (written, but not yet known to be durable), begin -> end bytes,
+  // and in every mode in-place writes since the last fsync.
+  using Ranges = std::map<u64, u64>;
+  struct Recent {
+    LazyTimes times;
+    Ranges unsynced;
+  };
 
   // Grows whenever blocks leave the file or change their place: what was looked up before may be stale.
   u64 removals GUARDED_BY(mutex) = 0;
@@ -59,21 +65,31 @@ class Inode : public boost::intrusive::unordered_set_base_hook<> {
   // for the media, never for anything else.
   Mutex sync_mutex{LockRank::kSync};
 
-  // Posix mode: file ranges whose extents are provisional (written, but not yet known to be durable), begin -> end bytes,
-  // and in every mode in-place writes since the last fsync. Guarded by lazy_mutex.
-  std::map<u64, u64> unsynced GUARDED_BY(lazy_mutex);
+  Mutex lazy_mutex{LockRank::kLeaf};
+  // Most cached inodes were never written here: allocated on first use.
+  std::unique_ptr<Recent> recent GUARDED_BY(lazy_mutex);
+  LazyTimes& lazy() REQUIRES(lazy_mutex) { return recent_ref().times; }
+  Ranges& unsynced() REQUIRES(lazy_mutex) { return recent_ref().unsynced; }
 
   InodeLayout* layout();  // created on first use, thread-safe
   InodeLayout* layout_if_any() const { return layout_.load(std::memory_order_acquire); }
 
   std::atomic<u32> refs{0};       // InodeRef
   std::atomic<bool> orphan{false};  // links == 0
+  std::atomic<bool> dying{false};   // the last InodeRef of an orphan went: get() says kStale from now on
+  bool hashed = false;              // in the cache; guarded by its shard's lock
+  bool listed = false;              // in the list of dirty inodes; guarded by that list's lock
 
   friend void intrusive_ptr_add_ref(Inode* p);
   friend void intrusive_ptr_release(Inode* p);
   ~Inode();
 
  private:
+  Recent& recent_ref() REQUIRES(lazy_mutex) {
+    if (!recent) recent = std::make_unique<Recent>();
+    return *recent;
+  }
+
   std::atomic<InodeLayout*> layout_{nullptr};
 };
 
