@@ -10,7 +10,7 @@
 // to the executor when its turn comes. The request object belongs to the caller and must outlive its hold. Upgrades
 // do not exist: release and acquire, and look again at everything.
 //
-// Thread-safe; guarded by the inode's layout mutex (rank kLayout).
+// Thread-safe. Has a mutex of its own of rank kLayout: never called under the inode's layout mutex.
 #pragma once
 
 #include <boost/intrusive/list.hpp>
@@ -57,7 +57,8 @@ class RangeLock {
   std::size_t queued() const EXCLUDES(mutex_);
 
  private:
-  void grant_ready(std::vector<std::function<void()>>& ready) REQUIRES(mutex_);
+  bool blocked(const Request& r) const REQUIRES(mutex_);  // an earlier request conflicts
+  void remove(Request& r, std::vector<std::function<void()>>& ready) REQUIRES(mutex_);
 
   mutable Mutex mutex_{LockRank::kLayout};
   // All requests in order of arrival, held and queued: O(requests on this inode) a step.
