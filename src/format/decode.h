@@ -4,6 +4,8 @@
 // A failed check is kCorrupt (or kIncompatible) with a message that names the struct and the place. Reentrant.
 #pragma once
 
+#include <span>
+
 #include "base/result.h"
 #include "format/format.h"
 
@@ -18,6 +20,8 @@ Status check_inode(const Inode& i, InodeNo self);
 // Checks header, bounds, order of keys and that no two values overlap: a node that passes can be walked blindly.
 Status check_node(const std::byte* block, BlockNo self, TreeKind kind, u64 owner);
 Status check_blob(const std::byte* block, BlockNo self, u64 owner);
+// The bytes of one tree value: as long as its kind says, names and fields in range. The tree itself does not ask.
+Status check_value(TreeKind kind, std::span<const std::byte> value);
 Status check_journal_header(const JournalHeader& h, BlockNo self);
 
 void seal(Superblock& sb);
@@ -59,7 +63,11 @@ struct Geometry {
   u64 ag_length(u32 ag) const { return ag + 1 < ag_count ? ag_blocks : pool_blocks - ag_start(ag); }
   u32 ag_of(BlockNo b) const { return static_cast<u32>(b.value / ag_blocks); }
   BlockNo ag_header(u32 ag) const { return BlockNo(ag_start(ag) + kAgReservedBlocks); }
-  u32 bitmap_blocks(u32 ag) const { return static_cast<u32>((ag_length(ag) + kBitmapBits - 1) / kBitmapBits); }
+  // Of each of the two bitmaps. The same in every AG, also in a short last one, so that the pool can grow in place;
+  // bits beyond ag_length() are set.
+  u32 bitmap_blocks([[maybe_unused]] u32 ag) const {
+    return static_cast<u32>((ag_blocks + kBitmapBits - 1) / kBitmapBits);
+  }
   BlockNo bitmap(u32 ag, u32 index) const { return ag_header(ag) + 1 + index; }
   BlockNo inode_bitmap(u32 ag, u32 index) const { return ag_header(ag) + 1 + bitmap_blocks(ag) + index; }
   BlockNo first_data(u32 ag) const;

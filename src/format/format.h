@@ -44,6 +44,7 @@ inline constexpr u32 kMaxLostEpochs = 120;
 inline constexpr u64 kMinPoolBytes = 8u << 20;
 inline constexpr u64 kMaxPoolBytes = u64{1} << 48;
 inline constexpr u64 kMinAgBlocks = 1024;                    // 4 MiB
+inline constexpr u64 kMinLastAgBlocks = 256;                 // a shorter rest of the pool is left unused
 inline constexpr u64 kMaxAgBlocks = (u64{1} << 30) >> kBlockShift;  // 1 GiB
 
 enum class PoolState : u32 { kClean = 1, kMounted = 2 };
@@ -378,10 +379,13 @@ struct RecordHeader {
   le32 range_count;
 };
 static_assert(sizeof(RecordHeader) == 32);
+// A range lies within one block. kRangeRevoke (length 0, offset of a block): the block was freed, so replay skips what
+// earlier records hold for it; it may be a file's data by now.
+inline constexpr u32 kRangeRevoke = 1u << 0;
 struct RecordRange {  // then length_bytes of content, padded to 8
   le64 offset;        // bytes in the pool
   le32 length_bytes;
-  le32 reserved;
+  le32 flags;
 };
 static_assert(sizeof(RecordRange) == 16);
 
