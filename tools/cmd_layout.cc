@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// pindax layout FILE: extents, their alignment, and what is mapped and pinned.
+#include <fmt/format.h>
+
+#include "common/listing.h"
+#include "common/text.h"
+
+namespace pindax::tools {
+namespace {
+
+std::string print(const Json& reply) {
+  std::string text = fmt::format("{} (inode {}), {}\n", text_field(reply, "path"), text_field(reply, "inode"),
+                                 size_text(number_field(reply, "size_bytes")));
+  Table extents({{"FILE RANGE"}, {"POOL BLOCK", true}, {"BLOCKS", true}, {"STATE"}, {"2 MIB ALIGNED"}});
+  for (const Json& e : reply.value("extents", Json::array()))
+    extents.add({range_text(number_field(e, "offset_bytes"), number_field(e, "length_bytes")), text_field(e, "block"),
+                 text_field(e, "length_blocks"), text_field(e, "state"), e.value("huge_aligned", false) ? "yes" : "no"});
+  text += extents.empty() ? "no blocks\n" : extents.text(terminal_width());
+  Table mappings({{"MAPPED RANGE"}, {"SESSION", true}, {"PID", true}, {"COMMAND", false, true}, {"RIGHTS"}, {"GRANTED", true}});
+  for (const Json& m : reply.value("mappings", Json::array()))
+    mappings.add({range_text(number_field(m, "offset_bytes"), number_field(m, "length_bytes")), text_field(m, "session"),
+                  text_field(m, "pid"), text_field(m, "command"), m.value("writable", false) ? "read, write" : "read",
+                  size_text(number_field(m, "granted_bytes"))});
+  if (!mappings.empty()) text += "\n" + mappings.text(terminal_width());
+  Table pins({{"PINNED RANGE"}, {"PID", true}, {"COMMAND", false, true}, {"KIND"}, {"AGE", true}});
+  for (const Json& p : reply.value("pins", Json::array()))
+    pins.add({range_text(number_field(p, "offset_bytes"), number_field(p, "length_bytes")), text_field(p, "pid"),
+              text_field(p, "command"), text_field(p, "kind"), age_text(number_field(p, "age_ms"))});
+  if (!pins.empty()) text += "\n" + pins.text(terminal_width());
+  return text;
+}
+
+}  // namespace
+
+void add_layout(Commands& commands) {
+  struct Options {
+    std::string file, socket;
+    bool json = false;
+  };
+  auto o = std::make_shared<Options>();
+  auto* sub = commands.add("layout", "Show a file's extents, mappings and pins");
+  sub->add_option("FILE", o->file, "a file on a mount; with --socket a path inside the file system")->required();
+  sub->add_option("--socket", o->socket, "ask this daemon")->type_name("SOCKET");
+  sub->add_flag("--json", o->json, "print JSON");
+  commands.run(sub, [o] {
+    ListingOptions listing{.where = o->socket.empty() ? o->file : o->socket, .json = o->json};
+    std::string inner = o->file;
+    if (o->socket.empty()) {
+      auto path = split_mounted_path(o->file);
+      if (!path.ok()) return fail("layout", path.status());
+      inner = path->inner;
+      listing.where = path->mount_point;
+    }
+    return run_listing("layout", listing, {{"op", "layout"}, {"path", inner}}, print);
+  });
+}
+
+}  // namespace pindax::tools
