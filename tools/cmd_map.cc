@@ -33,7 +33,7 @@ void hex_dump(const unsigned char* bytes, u64 length, u64 offset) {
   }
 }
 
-void print_info(const Options& o, const pindax_mapping_info& info) {
+void print_info(const Options& o, const struct pindax_mapping_info& info) {
   if (o.json) {
     fmt::print("{{\"inode\": {}, \"offset_bytes\": {}, \"length_bytes\": {}, \"direct\": {}, \"extents\": {}, \"mapped_bytes\": {}, "
                "\"huge_bytes\": {}, \"file_size_bytes\": {}}}\n",
@@ -67,7 +67,7 @@ int run(Options& o) {
   else if (o.dump) {
     if (std::fwrite(bytes, 1, o.length, stdout) != o.length) return fail("map", Status(Errc::kIo, "standard output took no more"));
   } else {
-    pindax_mapping_info info{};
+    struct pindax_mapping_info info{};
     info.size = sizeof(info);
     if (const int error = pindax_mapping_info(*mapping, &info); error != 0) return fail("map", library_status(error));
     print_info(o, info);

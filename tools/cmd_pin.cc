@@ -60,7 +60,7 @@ int run(Options& o) {
   const u64 begin = round_down(o.offset, kBlockSize);
   auto mapping = session->map(begin, round_up(o.offset + o.length, kBlockSize) - begin, o.write ? PROT_READ | PROT_WRITE : PROT_READ, 0);
   if (!mapping.ok()) return fail("pin", mapping.status());
-  pindax_pin pin{};
+  struct pindax_pin pin{};
   const auto pin_call = o.try_only ? pindax_try_pin : pindax_pin;
   if (const int error = pin_call(*mapping, o.offset - begin, o.length, *flags, &pin); error != 0)
     return fail("pin", library_status(error));

@@ -26,6 +26,11 @@
 
 #ifdef __cplusplus
 extern "C" {
+/* struct pindax_pin and the call pindax_pin share their name, as struct stat and stat do: in C++ write `struct pindax_pin`. */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wshadow"
+#endif
 #endif
 
 #if defined(__GNUC__)
@@ -123,6 +128,9 @@ PINDAX_API const char *pindax_strerror(int code); /* of a negative return value;
 PINDAX_API const char *pindax_last_error(void);   /* thread-local; what the last failed call of this thread would have you do */
 
 #ifdef __cplusplus
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 }
 #endif
 

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "base/types.h"
 
 namespace pindax::tools {
 

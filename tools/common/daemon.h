@@ -12,6 +12,7 @@
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "proto/messages.h"
+#include "proto/mount_ioctl.h"
 
 namespace pindax::tools {
 

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// A client process for tests: reads one command a line from standard input, answers with one line ("ok …" or "error NAME …").
+// Usage: client_driver MOUNT-OR-SOCKET
+//
+//   open PATH r|rw          the file that later commands use; the last mapping stays
+//   map OFFSET LENGTH [lazy]
+//   load OFFSET LENGTH      -> hex; SIGBUS is answered as an error
+//   store OFFSET HEX
+//   fill OFFSET LENGTH BYTE
+//   persist OFFSET LENGTH
+//   pin ID OFFSET LENGTH [write], trypin ID OFFSET LENGTH [write], unpin ID     (offsets in the last mapping)
+//   churn OFFSET LENGTH MS  pins and unpins without pause
+//   truncate SIZE, fallocate MODE OFFSET LENGTH
+//   mmap LENGTH, mstore OFFSET HEX, mload OFFSET LENGTH     an ordinary shared mapping of the mount
+//   syscall_write OFFSET LENGTH     write(2) from the mapping to /dev/null and a pipe: the kernel reads the memory
+//   fork                    forks a child that tries to use the library; answers with what it saw
+//   direct                  1 or 0
+//   info                    extents, mapped bytes
+//   close, unmap, exit
+#include <fcntl.h>
+#include <pindax/pindax.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <iostream>
+#include <map>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace {
+
+sigjmp_buf bus_jump;
+volatile sig_atomic_t guarded = 0;
+
+void on_bus(int, siginfo_t*, void*) {
+  if (guarded != 0) siglongjmp(bus_jump, 1);
+  ::signal(SIGBUS, SIG_DFL);
+  ::raise(SIGBUS);
+}
+
+struct State {
+  pindax_client* client = nullptr;
+  int fd = -1;
+  pindax_mapping* mapping = nullptr;
+  std::map<int, std::pair<pindax_mapping*, struct pindax_pin>> pins;
+  unsigned char* shared = nullptr;
+};
+
+void ok(const std::string& text = "") { std::cout << (text.empty() ? "ok" : "ok " + text) << std::endl; }
+
+void error(int code) {
+  std::cout << "error " << (strerrorname_np(-code) != nullptr ? strerrorname_np(-code) : "?") << " " << pindax_last_error() << std::endl;
+}
+
+void answer(int code) { code == 0 ? ok() : error(code); }
+
+std::string to_hex(const unsigned char* bytes, size_t length) {
+  static const char digits[] = "0123456789abcdef";
+  std::string text;
+  for (size_t i = 0; i < length; ++i) {
+    text += digits[bytes[i] >> 4];
+    text += digits[bytes[i] & 15];
+  }
+  return text;
+}
+
+std::vector<unsigned char> from_hex(const std::string& text) {
+  std::vector<unsigned char> bytes;
+  for (size_t i = 0; i + 1 < text.size(); i += 2) bytes.push_back(static_cast<unsigned char>(std::stoul(text.substr(i, 2), nullptr, 16)));
+  return bytes;
+}
+
+// Runs `access` with SIGBUS turned into an answer.
+template <class Access>
+void guard(Access access) {
+  guarded = 1;
+  if (sigsetjmp(bus_jump, 1) == 0) {
+    const std::string text = access();
+    guarded = 0;
+    ok(text);
+  } else {
+    guarded = 0;
+    std::cout << "error SIGBUS" << std::endl;
+  }
+}
+
+unsigned char* base(const State& s) { return static_cast<unsigned char*>(pindax_mapping_address(s.mapping)); }
+
+void churn(State& s, size_t offset, size_t length, long ms) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(ms);
+  unsigned long rounds = 0;
+  while (std::chrono::steady_clock::now() < end) {
+    struct pindax_pin pin{};
+    if (const int code = pindax_pin(s.mapping, offset, length, 0, &pin); code != 0) return error(code);
+    if (const int code = pindax_unpin(s.mapping, &pin); code != 0) return error(code);
+    ++rounds;
+  }
+  ok(std::to_string(rounds));
+}
+
+void fork_child(State& s) {
+  int ends[2];
+  if (::pipe(ends) != 0) return error(-errno);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    struct pindax_pin pin{};
+    const int code = pindax_pin(s.mapping, 0, 4096, 0, &pin);
+    if (::write(ends[1], &code, sizeof(code)) != sizeof(code)) ::_exit(1);
+    ::_exit(0);
+  }
+  int code = 0;
+  if (::read(ends[0], &code, sizeof(code)) != sizeof(code)) code = -EIO;
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  ::close(ends[0]);
+  ::close(ends[1]);
+  ok(std::string(code == 0 ? "0" : strerrorname_np(-code)) + " " + std::to_string(status));
+}
+
+void pin(State& s, std::istringstream& words, bool try_only) {
+  int id = 0;
+  size_t offset = 0, length = 0;
+  std::string mode;
+  words >> id >> offset >> length >> mode;
+  auto& entry = s.pins[id];
+  entry.first = s.mapping;
+  const unsigned flags = mode == "write" ? PINDAX_PIN_WRITE : 0;
+  const int code = (try_only ? pindax_try_pin : pindax_pin)(s.mapping, offset, length, flags, &entry.second);
+  if (code != 0) s.pins.erase(id);
+  answer(code);
+}
+
+void open_file(State& s, std::istringstream& words) {
+  std::string path, mode;
+  words >> path >> mode;
+  const int fd = pindax_open(s.client, ("/" + path).c_str(), mode == "rw" ? O_RDWR : O_RDONLY, 0);
+  if (fd < 0) return error(fd);
+  s.fd = fd;
+  ok();
+}
+
+void map(State& s, std::istringstream& words) {
+  size_t offset = 0, length = 0;
+  std::string lazy;
+  words >> offset >> length >> lazy;
+  const int mode = ::fcntl(s.fd, F_GETFL) & O_ACCMODE;
+  answer(pindax_map(s.client, s.fd, offset, length, mode == O_RDWR ? PROT_READ | PROT_WRITE : PROT_READ,
+                    lazy == "lazy" ? 0 : PINDAX_MAP_POPULATE, &s.mapping));
+}
+
+// The kernel reads the mapping on our behalf.
+void syscall_write(State& s, size_t offset, size_t length) {
+  int ends[2];
+  if (::pipe(ends) != 0) return error(-errno);
+  const ssize_t n = ::write(ends[1], base(s) + offset, length);
+  const int saved = errno;
+  ::close(ends[0]);
+  ::close(ends[1]);
+  if (n < 0) return error(-saved);
+  ok(std::to_string(n));
+}
+
+bool step(State& s, const std::string& line) {
+  std::istringstream words(line);
+  std::string command;
+  words >> command;
+  size_t offset = 0, length = 0;
+  std::string text;
+  if (command == "open") open_file(s, words);
+  else if (command == "map") map(s, words);
+  else if (command == "load") {
+    words >> offset >> length;
+    guard([&] { return to_hex(base(s) + offset, length); });
+  } else if (command == "store") {
+    words >> offset >> text;
+    const auto bytes = from_hex(text);
+    guard([&] { std::memcpy(base(s) + offset, bytes.data(), bytes.size()); return std::string(); });
+  } else if (command == "fill") {
+    int byte = 0;
+    words >> offset >> length >> byte;
+    guard([&] { std::memset(base(s) + offset, byte, length); return std::string(); });
+  } else if (command == "persist") {
+    words >> offset >> length;
+    answer(pindax_persist(s.mapping, offset, length));
+  } else if (command == "pin" || command == "trypin") pin(s, words, command == "trypin");
+  else if (command == "unpin") {
+    int id = 0;
+    words >> id;
+    auto entry = s.pins.extract(id);
+    answer(entry.empty() ? -ENOENT : pindax_unpin(entry.mapped().first, &entry.mapped().second));
+  } else if (command == "churn") {
+    long ms = 0;
+    words >> offset >> length >> ms;
+    churn(s, offset, length, ms);
+  } else if (command == "truncate") {
+    words >> length;
+    answer(pindax_truncate(s.client, s.fd, length));
+  } else if (command == "fallocate") {
+    int mode = 0;
+    words >> mode >> offset >> length;
+    answer(pindax_fallocate(s.client, s.fd, mode, offset, length));
+  } else if (command == "mmap") {
+    words >> length;
+    void* p = ::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED, s.fd, 0);
+    s.shared = p == MAP_FAILED ? nullptr : static_cast<unsigned char*>(p);
+    answer(p == MAP_FAILED ? -errno : 0);
+  } else if (command == "mstore") {
+    words >> offset >> text;
+    const auto bytes = from_hex(text);
+    guard([&] { std::memcpy(s.shared + offset, bytes.data(), bytes.size()); return std::string(); });
+  } else if (command == "mload") {
+    words >> offset >> length;
+    guard([&] { return to_hex(s.shared + offset, length); });
+  } else if (command == "syscall_write") {
+    words >> offset >> length;
+    syscall_write(s, offset, length);
+  } else if (command == "fork") fork_child(s);
+  else if (command == "direct") ok(std::to_string(pindax_is_direct(s.client, nullptr)));
+  else if (command == "info") {
+    struct pindax_mapping_info info{};
+    info.size = sizeof(info);
+    const int code = pindax_mapping_info(s.mapping, &info);
+    if (code != 0) error(code);
+    else ok(std::to_string(info.extents) + " " + std::to_string(info.mapped_bytes));
+  } else if (command == "close") answer(pindax_close(s.client, s.fd));
+  else if (command == "unmap") answer(pindax_unmap(s.mapping));
+  else if (command == "exit") return false;
+  else std::cout << "error ENOSYS unknown command" << std::endl;
+  return true;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) return 2;
+  struct sigaction action{};
+  action.sa_sigaction = on_bus;
+  action.sa_flags = SA_SIGINFO | SA_NODEFER;
+  ::sigaction(SIGBUS, &action, nullptr);
+  State state;
+  if (const int code = pindax_attach(argv[1], nullptr, &state.client); code != 0) {
+    error(code);
+    return 1;
+  }
+  std::cout << "ready" << std::endl;
+  std::string line;
+  while (std::getline(std::cin, line) && step(state, line)) {
+  }
+  return 0;
+}
