@@ -45,8 +45,8 @@ class ClientPort {
   // Into the client's FIFO (F1), in order of the calls.
   virtual void send_grant(u32 mapping, const GrantPiece& piece, u64 generation) = 0;
   virtual void send_recall(u64 recall, u32 mapping, ByteRange range, bool downgrade) = 0;
-  // U2: drains the doorbell; to be called before a scan.
-  virtual void drain_doorbell() = 0;
+  // U2: drains the doorbell before a scan.
+  virtual void drain_doorbell() = 0;  // ClientLayout::doorbell() calls it, then wakes those who scan
   // D1, polled while a break waits: ESRCH on its userfaultfd or an all-zero statm. True: its pins have ended.
   virtual bool poll_dead() = 0;
 };
@@ -114,6 +114,7 @@ class ClientLayout {
   // scans while slots name it; the id may be reused once id_reusable says so.
   virtual void remove_mapping(Mapping* mapping) = 0;
   virtual bool id_reusable(ClientPort& client, u32 id) = 0;
+  virtual u64 generation(Mapping& mapping) = 0;  // G4: as if open; what a MapReply, a PinReply and a grant carry
 
   // F1: under a shared hold over the pieces: enqueues the grants and remembers the translations for recalls.
   virtual void grant(Mapping& mapping, const SharedHold& hold, const std::vector<GrantPiece>& pieces) = 0;
@@ -127,6 +128,7 @@ class ClientLayout {
   virtual Status unpin(ClientPort& client, u64 pin) = 0;  // pins without a slot
 
   virtual void set_uncommitted(InodeLayout& inode, bool uncommitted) = 0;  // Gate::uncommitted of all its mappings
+  virtual void set_size(InodeLayout& inode, u64 size_bytes) = 0;           // Gate::size_bytes of all its mappings
 
   virtual std::vector<PinRow> list_pins() = 0;
   virtual std::vector<ChangeRow> list_changes() = 0;
