@@ -32,7 +32,7 @@
 
 namespace pindax {
 
-class StagedBlock;  // intrusive-counted 4 KiB buffer
+class StagedBlock;  // 4 KiB buffer, journal/overlay.h
 class Transaction;
 
 // Bytes that stay readable while the view lives (and unchanged while the owner's lock is held: I2).
@@ -88,7 +88,9 @@ class MetaStore {
   virtual Status sync(Lsn upto) = 0;
   // Moves everything staged to its place and empties the ring. No ranked lock held.
   virtual Status checkpoint() = 0;
-  // Called whenever durable_lsn grows, without locks. One listener (the allocator: frees wait for it).
+  // Called after durable_lsn grew. One listener (the allocator: frees wait for it). No lock of the store is held, but the
+  // thread may be a committer that holds ranks before kAllocGroup. Calls may overlap and come out of order; on_commit
+  // actions of a record may run after the call that covers it.
   virtual void set_durable_listener(std::function<void(Lsn)> listener) = 0;
   // The largest record that commit() accepts, in bytes; longer operations are cut into several transactions.
   virtual u64 max_record_bytes() const = 0;
@@ -97,8 +99,9 @@ class MetaStore {
 
  protected:
   friend class Transaction;
-  struct Object;
   virtual Result<Lsn> commit(Transaction& tx) = 0;
+  // The transaction is over and its locks are released: tells the listener, checkpoints if it is time.
+  virtual void after_commit() = 0;
 };
 
 }  // namespace pindax

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "journal/overlay.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "base/steps.h"
+
+namespace pindax {
+namespace {
+
+// At page granularity every flush is a write and a barrier on the disk: beyond this many, one fsync is cheaper.
+constexpr std::size_t kMaxSeparateFlushes = 8;
+
+}  // namespace
+
+MetaView Overlay::find(PoolOffset at) const {
+  const u64 block = offset_block(at).value;
+  Shard& s = shard(block);
+  if (s.population.load(std::memory_order_acquire) == 0) return {};
+  MutexLock lock(s.mutex);
+  for (const Table* table : {&s.active, &s.frozen})
+    if (auto it = table->find(block); it != table->end())
+      return MetaView(it->second->bytes + (at.value & kBlockMask), it->second);
+  return {};
+}
+
+bool Overlay::contains(BlockNo block) const {
+  Shard& s = shard(block.value);
+  MutexLock lock(s.mutex);
+  return s.active.contains(block.value) || s.frozen.contains(block.value);
+}
+
+Status Overlay::prepare(BlockNo block, bool fresh) {
+  Shard& s = shard(block.value);
+  MutexLock lock(s.mutex);
+  if (s.active.contains(block.value)) return {};
+  auto staged = std::make_shared<StagedBlock>();
+  if (auto it = s.frozen.find(block.value); it != s.frozen.end())
+    std::memcpy(staged->bytes, it->second->bytes, kBlockSize);
+  else if (!fresh)
+    PINDAX_TRY(media_.read(block_offset(block), staged->bytes, kBlockSize));
+  s.active.emplace(block.value, std::move(staged));
+  count(s);
+  active_count_.fetch_add(1, std::memory_order_relaxed);
+  return {};
+}
+
+void Overlay::install(PoolOffset at, const std::byte* bytes, u32 length, u64 dirty) {
+  const u64 block = offset_block(at).value;
+  Shard& s = shard(block);
+  MutexLock lock(s.mutex);
+  auto it = s.active.find(block);
+  PINDAX_ASSERT(it != s.active.end());
+  std::memcpy(it->second->bytes + (at.value & kBlockMask), bytes, length);
+  it->second->dirty |= dirty;
+}
+
+void Overlay::forget(BlockNo block, Lsn lsn) {
+  Shard& s = shard(block.value);
+  MutexLock lock(s.mutex);
+  if (s.active.erase(block.value) != 0) active_count_.fetch_sub(1, std::memory_order_relaxed);
+  if (s.frozen.erase(block.value) != 0) s.forgotten = std::max(s.forgotten, lsn);
+  count(s);
+}
+
+void Overlay::freeze() {
+  for (Shard& s : shards_) {
+    MutexLock lock(s.mutex);
+    PINDAX_ASSERT(s.frozen.empty());
+    s.frozen.swap(s.active);
+    s.forgotten = {};
+    active_count_.fetch_sub(s.frozen.size(), std::memory_order_relaxed);
+  }
+}
+
+Status Overlay::write_block(BlockNo block, std::vector<ByteRange>& written) {
+  Shard& s = shard(block.value);
+  MutexLock lock(s.mutex);
+  auto it = s.frozen.find(block.value);
+  if (it == s.frozen.end()) return {};  // freed meanwhile (invariant 3)
+  u64 dirty = it->second->dirty;
+  while (dirty != 0) {
+    const unsigned first = static_cast<unsigned>(std::countr_zero(dirty));
+    const unsigned lines = static_cast<unsigned>(std::countr_one(dirty >> first));
+    const PoolOffset at = block_offset(block) + first * kCacheLineSize;
+    PINDAX_TRY(media_.write(at, it->second->bytes + first * kCacheLineSize, lines * kCacheLineSize));
+    const u64 end = at.value + lines * kCacheLineSize;
+    if (!written.empty() && written.back().end == at.value)
+      written.back().end = end;
+    else
+      written.push_back({at.value, end});
+    if (first + lines == kBlockSize / kCacheLineSize) break;
+    dirty &= ~u64{0} << (first + lines);
+  }
+  return {};
+}
+
+Status Overlay::make_durable(std::vector<ByteRange>& written) {
+  if (media_.granularity() == Granularity::kVolatile) return {};
+  if (media_.granularity() == Granularity::kPage) {
+    std::vector<ByteRange> pages;
+    for (const ByteRange& r : written) {
+      const ByteRange wide = block_aligned(r);
+      if (!pages.empty() && pages.back().end >= wide.begin)
+        pages.back().end = wide.end;
+      else
+        pages.push_back(wide);
+    }
+    if (pages.size() > kMaxSeparateFlushes) return media_.sync_all();
+    written.swap(pages);
+  }
+  for (const ByteRange& r : written) PINDAX_TRY(media_.flush(PoolOffset(r.begin), r.length()));
+  return media_.drain();
+}
+
+Status Overlay::write_frozen(Lsn& forgotten) {
+  std::vector<u64> blocks;
+  for (Shard& s : shards_) {
+    MutexLock lock(s.mutex);
+    for (const auto& [block, staged] : s.frozen) blocks.push_back(block);
+  }
+  std::sort(blocks.begin(), blocks.end());
+  std::vector<ByteRange> written;
+  for (u64 block : blocks) {
+    PINDAX_TRY(write_block(BlockNo(block), written));
+    PINDAX_STEP("journal.checkpoint_block");
+  }
+  PINDAX_TRY(make_durable(written));
+  for (Shard& s : shards_) {
+    MutexLock lock(s.mutex);
+    forgotten = std::max(forgotten, s.forgotten);
+  }
+  return {};
+}
+
+void Overlay::drop_frozen() {
+  for (Shard& s : shards_) {
+    Table old;  // freed outside the lock
+    MutexLock lock(s.mutex);
+    old.swap(s.frozen);
+    count(s);
+  }
+}
+
+}  // namespace pindax
