@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// What the sessions of one server share.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/mutex.h"
+#include "fs/file_system.h"
+#include "layout/client_port.h"
+#include "pmem/pool_media.h"
+#include "server/descriptors.h"
+#include "server/token_table.h"
+
+namespace pindax {
+
+struct ServerOptions {
+  std::string socket_path;
+  std::string mount_point;         // empty without a mount
+  u32 owner_uid = 0;               // of the mount: sees all rows and may stop the daemon
+  bool allow_other = true;         // other users than the owner and root may attach
+  bool share_userfaultfd = false;  // hand out /dev/userfaultfd
+  // The pool as clients may open it; null or no media: nothing is mapped directly.
+  PoolMedia* pool = nullptr;
+};
+
+// Numbers of witness bytes in use. Thread-safe.
+class WitnessTable {
+ public:
+  // The lowest number that neither a session nor a former client has. kNoSpace if all are taken.
+  Result<u32> allocate(const PoolMedia& pool) EXCLUDES(mutex_);
+  void release(u32 index) EXCLUDES(mutex_);
+
+ private:
+  Mutex mutex_{LockRank::kLeaf};
+  std::set<u32> used_ GUARDED_BY(mutex_);
+};
+
+// Posix mode: which files have write grants that no fsync has covered yet (Gate::uncommitted). A grant counts itself in before
+// it leaves; an fsync clears the flag only if no grant came since it began. Thread-safe.
+class UncommittedTable {
+ public:
+  explicit UncommittedTable(FileSystem& fs) : fs_(fs) {}
+  void granted(Inode& inode) EXCLUDES(mutex_);
+  u64 begin_sync(const Inode& inode) EXCLUDES(mutex_);
+  void end_sync(Inode& inode, u64 begun) EXCLUDES(mutex_);
+
+ private:
+  FileSystem& fs_;
+  Mutex mutex_{LockRank::kServer};
+  std::map<InodeNo, u64> grants_ GUARDED_BY(mutex_);  // absent: nothing uncommitted
+  u64 next_ GUARDED_BY(mutex_) = 1;
+};
+
+class Session;
+
+struct ServerContext {
+  ServerContext(FileSystem& file_system, ServerOptions o) : fs(file_system), options(std::move(o)), uncommitted(fs) {}
+
+  FileSystem& fs;
+  const ServerOptions options;
+  PoolIdentity pool_identity;  // valid if options.pool
+  TokenTable tokens;
+  WitnessTable witnesses;
+  UncommittedTable uncommitted;
+  Undertaker undertaker;
+  int epoll_fd = -1;
+  std::function<void()> on_shutdown;  // {"op":"shutdown"}; any thread
+  // The live sessions, for listings. Any thread, no locks held.
+  std::function<std::vector<std::shared_ptr<Session>>()> sessions;
+
+  ClientLayout& clients() { return client_layout(fs.layout()); }
+};
+
+// What the epoll entries carry: session number and kind of descriptor.
+enum class WatchKind : u64 { kSocket = 0, kDoorbell = 1, kProcess = 2 };
+constexpr u64 watch_tag(u64 session, WatchKind kind) { return session << 2 | static_cast<u64>(kind); }
+
+}  // namespace pindax

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Which JSON request is carried out by whom, and how its answer travels.
+#include "server/control.h"
+
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "server/path_walk.h"
+
+namespace pindax {
+
+namespace control {
+
+Result<std::string> text_argument(const Request& r, const char* key) {
+  auto it = r.arguments.find(key);
+  if (it == r.arguments.end() || !it->is_string())
+    return Status(Errc::kInvalid, std::string("the request needs a text \"") + key + "\"");
+  return it->get<std::string>();
+}
+
+std::optional<u64> optional_number(const Request& r, const char* key) {
+  auto it = r.arguments.find(key);
+  if (it == r.arguments.end() || !it->is_number_unsigned()) return std::nullopt;
+  return it->get<u64>();
+}
+
+Result<u64> number_argument(const Request& r, const char* key) {
+  if (auto n = optional_number(r, key)) return *n;
+  return Status(Errc::kInvalid, std::string("the request needs a number \"") + key + "\"");
+}
+
+namespace {
+
+Result<Json> stop_daemon(const Request& r) {
+  if (!r.sees_all) return Status(Errc::kPermission, "only root and the mount's owner may stop the daemon");
+  r.context.on_shutdown();
+  return Json::object();
+}
+
+// Ends a client with SIGKILL, by pidfd: the number cannot have changed hands.
+Result<Json> evict_client(const Request& r) {
+  const auto pid = optional_number(r, "pid");
+  const auto session = optional_number(r, "session");
+  if (!pid && !session) return Status(Errc::kInvalid, "the request needs \"pid\" or \"session\"");
+  for (const auto& s : r.context.sessions()) {
+    if ((pid && s->peer().pid != *pid) || (session && s->id() != *session) || s->pidfd() < 0) continue;
+    if (!r.sees_all && s->peer().uid != r.caller.uid) return Status(Errc::kPermission, "the client is another user's");
+    if (::syscall(SYS_pidfd_send_signal, s->pidfd(), SIGKILL, nullptr, 0) != 0)
+      return Status(from_errno(errno), std::string("the daemon may not signal that process: ") + std::strerror(errno));
+    return Json{{"pid", s->peer().pid}, {"session", s->id()}};
+  }
+  return Status(Errc::kNotFound, "no such client");
+}
+
+using Operation = Result<Json> (*)(const Request&);
+struct Entry {
+  const char* name;
+  Operation run;
+};
+constexpr Entry kOperations[] = {
+    {"pins", list_pins},         {"clients", list_clients}, {"waiters", list_waiters},
+    {"layout", show_layout},     {"info", show_info},       {"ls", list_directory},
+    {"stat", show_stat},         {"mkdir", make_directory}, {"symlink", make_symlink},
+    {"readlink", read_symlink},  {"unlink", remove_name},   {"set_attributes", change_attributes},
+    {"shutdown", stop_daemon},   {"evict", evict_client},
+};
+
+// Large answers travel as a memfd.
+constexpr std::size_t kMaxInlineBytes = 96 * 1024;
+
+UniqueFd memory_with(const std::string& text) {
+  UniqueFd fd(::memfd_create("pindax-reply", MFD_CLOEXEC));
+  std::size_t done = 0;
+  while (fd && done < text.size()) {
+    const ssize_t n = ::pwrite(fd.get(), text.data() + done, text.size() - done, static_cast<off_t>(done));
+    if (n <= 0) return UniqueFd();
+    done += static_cast<std::size_t>(n);
+  }
+  return fd;
+}
+
+}  // namespace
+}  // namespace control
+
+namespace {
+
+// {"op":"recall", "path":P}: takes all translations of a file away; clients fault again. Pins do not matter.
+void recall_file(ServerContext& context, const Caller& caller, const Peer& peer, const std::string& path,
+                 std::function<void(Status)> done) {
+  auto inode = walk_existing(context.fs, caller, path, true);
+  if (!inode.ok()) return done(inode.status());
+  if (Status s = context.fs.access(**inode, W_OK, caller); !s.ok()) return done(s);
+  const ByteRange all{0, kMaxOffset};
+  const ChangeRequest change{.operation = "recall",
+                             .lock_range = all,
+                             .break_range = all,
+                             .requester = {.pid = peer.pid, .tid = peer.pid, .uid = peer.uid, .command = peer.command},
+                             .only_frees = false,
+                             .recall_only = true};
+  context.fs.layout().change(*(*inode)->layout(), change, [](const ChangeGrant&) { return Status(); },
+                             [keep = *inode, done = std::move(done)](Status s) { done(s); });
+}
+
+}  // namespace
+
+Status Session::handle_control(Packet& p) {
+  using control::Json;
+  const u64 request = p.header.request;
+  auto parsed = std::make_shared<Json>(Json::parse(reinterpret_cast<const char*>(p.body.data()),
+                                                   reinterpret_cast<const char*>(p.body.data()) + p.body.size(), nullptr,
+                                                   /*allow_exceptions=*/false));
+  if (!parsed->is_object() || !parsed->contains("op") || !(*parsed)["op"].is_string())
+    return Status(Errc::kProtocol, "a control request that is no JSON object with an \"op\"");
+  if (!begin_pending(request)) return {};
+  context_.fs.executor().post([self = shared_from_this(), request, parsed] {
+    const Caller who = self->caller();
+    const std::string op = (*parsed)["op"].get<std::string>();
+    const control::Request r{self->context_, self->peer_, who, self->sees_all(), *parsed};
+    auto answer = [self, request](const Result<Json>& result) {
+      if (!result.ok()) {
+        self->reply(request, result.status());
+      } else {
+        const std::string text = result->dump(-1, ' ', false, Json::error_handler_t::replace);
+        std::vector<UniqueFd> descriptors;
+        if (text.size() > control::kMaxInlineBytes) descriptors.push_back(control::memory_with(text));
+        if (!descriptors.empty() && !descriptors.front())
+          self->reply(request, Status(Errc::kNoMemory, "no memory for the answer"));
+        else if (!descriptors.empty())
+          self->reply(request, Status(), {}, {}, std::move(descriptors));
+        else
+          self->reply(request, Status(), std::as_bytes(std::span(text.data(), text.size())));
+      }
+      self->end_pending(request);
+    };
+    if (op == "recall") {
+      auto path = control::text_argument(r, "path");
+      if (!path.ok()) return answer(path.status());
+      return recall_file(self->context_, who, self->peer_, *path,
+                         [answer](Status s) { answer(s.ok() ? Result<Json>(Json::object()) : Result<Json>(s)); });
+    }
+    for (const auto& entry : control::kOperations)
+      if (op == entry.name) return answer(entry.run(r));
+    answer(Status(Errc::kNotSupported, "this daemon does not know the operation \"" + op + "\""));
+  });
+  return {};
+}
+
+}  // namespace pindax

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Faults: from an offset to blocks (F1). Look-up and enqueueing of the grant happen under one shared hold.
+//
+// Most faults find blocks that exist: one hold, one look-up, and the neighbours come along for free. A write that meets a hole
+// lets go and takes its own block alone with the intent to write, so that nobody else's zero pages are recalled for blocks that
+// nobody stores to.
+#include <sys/mman.h>
+
+#include "base/steps.h"
+#include "server/session.h"
+
+namespace pindax {
+
+Status Session::handle_fault(Packet& p) {
+  proto::FaultBody body;
+  PINDAX_TRY(take_body(p, body));
+  if (body.write > 1 || (body.offset & kBlockMask) != 0 || (body.length & kBlockMask) != 0 || body.length == 0)
+    return Status(Errc::kProtocol, "nonsense in a fault");
+  const u64 request = p.header.request;
+  EntryPtr entry = find_mapping(body.mapping);
+  if (!entry) {  // unmapped while the fault was on its way
+    if (request != 0) reply(request, Status(Errc::kInvalid, "no such mapping"));
+    return {};
+  }
+  const u64 length = std::min(body.length, kMaxFaultBytes);
+  const ByteRange range = intersect(entry->range, {body.offset, body.offset + length});
+  if (entry->indirect || range.empty() || range.begin != body.offset || (body.write == 1 && !entry->writable))
+    return Status(Errc::kProtocol, "a fault outside the mapping or its rights");
+  PINDAX_STEP("server.fault");
+  auto self = shared_from_this();
+  fault(entry, range, body.write == 1, [self, request](Status status) {
+    if (request != 0) self->reply(request, status);
+  });
+  return {};
+}
+
+void Session::fault(const EntryPtr& entry, ByteRange range, bool write, std::function<void(Status)> done) {
+  begin_use(entry);
+  // Pages that the kernel's cache owns are taken over one by one, as they are needed.
+  if (!context_.fs.layout().maybe_dirty(*entry->inode->layout()).empty()) range.end = range.begin + kBlockSize;
+  auto self = shared_from_this();
+  auto go = [self, entry, range, write, done = std::move(done)](Result<SharedHold> hold) {
+    Result<bool> served = false;
+    if (hold.ok()) {
+      PINDAX_STEP("server.fault_held");
+      served = self->grant_existing(*entry, range, write, *hold);
+      hold->release();
+    } else {
+      served = hold.status();
+    }
+    const ByteRange block{range.begin, range.begin + kBlockSize};
+    if (served.ok() && !*served) {
+      self->allocate_and_grant(entry, block, done);
+    } else {
+      if (!served.ok()) self->grant_error(*entry, block, served.status());
+      done(served.status());
+    }
+    self->end_use(entry);
+  };
+  context_.clients().with_fault(*entry->mapping, range, false, std::move(go));
+}
+
+namespace {
+
+GrantPiece piece_of(const Translation& t, bool writable_mapping) {
+  GrantPiece piece;
+  piece.range = {t.file_offset, t.file_offset + t.length};
+  switch (t.kind) {
+    case Translation::Kind::kBlocks:
+      piece.kind = GrantPiece::Kind::kBlocks;
+      piece.pool_offset = t.pool_offset.value;
+      piece.writable = t.writable && writable_mapping;
+      break;
+    case Translation::Kind::kHole: piece.kind = GrantPiece::Kind::kHole; break;
+    case Translation::Kind::kBeyondEnd: piece.kind = GrantPiece::Kind::kBeyondEnd; break;
+  }
+  return piece;
+}
+
+}  // namespace
+
+Result<bool> Session::grant_existing(MappingEntry& entry, ByteRange range, bool write, const SharedHold& hold) {
+  PINDAX_ASSIGN(const std::vector<Translation> found, context_.fs.translate(*entry.inode, range, false));
+  std::vector<GrantPiece> pieces;
+  bool writable = false;
+  for (const Translation& t : found) {
+    const bool first = t.file_offset <= range.begin && range.begin < t.file_offset + t.length;
+    GrantPiece piece = piece_of(t, entry.writable);
+    piece.range = intersect(piece.range, range);
+    if (piece.kind == GrantPiece::Kind::kBlocks) piece.pool_offset += piece.range.begin - t.file_offset;
+    if (first && write && piece.kind != GrantPiece::Kind::kBeyondEnd && !piece.writable) return false;
+    if (piece.kind == GrantPiece::Kind::kHole) {
+      // Zeros cost the client memory: only near the block that was asked for.
+      const u64 limit = range.begin + kMaxHoleGrantBytes;
+      if (piece.range.begin >= limit || (write && !first)) continue;
+      piece.range.end = std::min(piece.range.end, limit);
+    } else if (piece.kind == GrantPiece::Kind::kBeyondEnd) {
+      if (!first) continue;
+      piece.range.end = range.begin + kBlockSize;
+    }
+    writable |= piece.writable;
+    pieces.push_back(piece);
+    if (pieces.size() == kMaxFaultPieces) break;
+  }
+  if (pieces.empty() || pieces.front().range.begin != range.begin)
+    return Status(Errc::kIo, "the file system had no answer for a fault");
+  if (writable) {
+    context_.uncommitted.granted(*entry.inode);
+    for (const auto& piece : pieces)
+      if (piece.writable) context_.fs.note_direct_stores(*entry.inode, piece.range);
+  }
+  context_.clients().grant(*entry.mapping, hold, pieces);
+  return true;
+}
+
+void Session::allocate_and_grant(const EntryPtr& entry, ByteRange block, std::function<void(Status)> done) {
+  begin_use(entry);
+  auto self = shared_from_this();
+  auto go = [self, entry, block, done = std::move(done)](Result<SharedHold> hold) {
+    Status status = hold.status();
+    if (hold.ok()) {
+      PINDAX_STEP("server.fault_allocate");
+      FileSystem& fs = self->context_.fs;
+      auto made = fs.translate(*entry->inode, block, true);
+      status = made.status();
+      if (made.ok()) {
+        std::vector<GrantPiece> pieces;
+        for (const Translation& t : *made) {
+          GrantPiece piece = piece_of(t, entry->writable);
+          const ByteRange whole = piece.range;
+          piece.range = intersect(whole, block);
+          if (piece.range.empty()) continue;
+          piece.pool_offset += piece.range.begin - whole.begin;
+          pieces.push_back(piece);
+        }
+        self->context_.uncommitted.granted(*entry->inode);
+        fs.note_direct_stores(*entry->inode, block);
+        PINDAX_STEP("server.fault_allocated");
+        self->context_.clients().grant(*entry->mapping, *hold, pieces);
+      }
+      hold->release();
+    }
+    if (!status.ok()) self->grant_error(*entry, block, status);
+    done(status);
+    self->end_use(entry);
+  };
+  context_.clients().with_fault(*entry->mapping, block, true, std::move(go));
+}
+
+void Session::grant_error(const MappingEntry& entry, ByteRange range, const Status& why) {
+  GrantPiece piece;
+  piece.kind = GrantPiece::Kind::kError;
+  piece.range = {range.begin, range.begin + kBlockSize};
+  piece.error = to_errno(why.code());
+  send_grant(entry.id, piece, 0);
+}
+
+}  // namespace pindax

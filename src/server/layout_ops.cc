@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Requests that change a file's layout and may wait for pins, and the message that ends such a wait.
+#include <fcntl.h>
+#include <linux/falloc.h>
+
+#include "server/session.h"
+
+namespace pindax {
+
+namespace {
+
+Result<std::optional<BusyPolicy>> policy_of(u32 raw) {
+  if (raw > static_cast<u32>(BusyPolicy::kEvict)) return Status(Errc::kProtocol, "an unknown policy");
+  if (raw == 0) return std::optional<BusyPolicy>();
+  return std::optional(static_cast<BusyPolicy>(raw));
+}
+
+std::optional<std::chrono::milliseconds> deadline_of(u64 ms) {
+  constexpr u64 kMaxDeadlineMs = u64{1} << 40;  // decades
+  if (ms == 0) return std::nullopt;
+  return std::chrono::milliseconds(std::min(ms, kMaxDeadlineMs));
+}
+
+FileSystem::ChangeContext change_context(const Peer& peer, Caller caller, std::optional<BusyPolicy> policy, u64 deadline_ms) {
+  FileSystem::ChangeContext c;
+  c.requester = {.pid = peer.pid, .tid = peer.pid, .uid = peer.uid, .command = peer.command};
+  c.caller = std::move(caller);
+  c.policy = policy;
+  c.deadline = deadline_of(deadline_ms);
+  return c;
+}
+
+}  // namespace
+
+Status Session::handle_fallocate(Packet& p) {
+  proto::FallocateBody body;
+  PINDAX_TRY(take_body(p, body));
+  PINDAX_ASSIGN(const auto policy, policy_of(body.policy));
+  const u64 request = p.header.request;
+  auto file = use_file(body.file);
+  if (file.ok() && file->access == O_RDONLY) file = Status(Errc::kBadDescriptor, "the file is not open for writing");
+  if (file.ok() && (body.length == 0 || body.offset > kMaxOffset - body.length))
+    file = Status(Errc::kInvalid, "the range is empty or too large");
+  if (!file.ok()) {
+    reply(request, file.status());
+    return {};
+  }
+  if (!begin_pending(request)) return {};
+  auto self = shared_from_this();
+  set_pending_change(request, context_.fs.fallocate(file->inode, static_cast<int>(body.mode), body.offset, body.length,
+                                                    change_context(peer_, caller(), policy, body.deadline_ms),
+                                                    [self, request, keep = file->inode](Status s) {
+                                                      self->reply(request, s);
+                                                      self->end_pending(request);
+                                                    }));
+  return {};
+}
+
+Status Session::handle_truncate(Packet& p) {
+  proto::TruncateBody body;
+  PINDAX_TRY(take_body(p, body));
+  PINDAX_ASSIGN(const auto policy, policy_of(body.policy));
+  const u64 request = p.header.request;
+  auto file = use_file(body.file);
+  if (file.ok() && file->access == O_RDONLY) file = Status(Errc::kBadDescriptor, "the file is not open for writing");
+  if (!file.ok()) {
+    reply(request, file.status());
+    return {};
+  }
+  if (!begin_pending(request)) return {};
+  auto self = shared_from_this();
+  set_pending_change(request, context_.fs.truncate(file->inode, body.size,
+                                                   change_context(peer_, caller(), policy, body.deadline_ms),
+                                                   [self, request, keep = file->inode](Status s) {
+                                                     self->reply(request, s);
+                                                     self->end_pending(request);
+                                                   }));
+  return {};
+}
+
+Status Session::handle_clone(Packet& p) {
+  proto::CloneBody body;
+  PINDAX_TRY(take_body(p, body));
+  // Tokens are single use: redeem both even though no file system of this version shares blocks.
+  auto source = use_file(body.source);
+  auto destination = use_file(body.destination);
+  Status status(Errc::kNotSupported, "this pool does not share blocks between files: copy the bytes instead");
+  if (!source.ok()) status = source.status();
+  if (!destination.ok()) status = destination.status();
+  reply(p.header.request, status);
+  return {};
+}
+
+Status Session::handle_cancel(Packet& p) {
+  proto::CancelBody body;
+  PINDAX_TRY(take_body(p, body));
+  std::shared_ptr<Change> change;
+  {
+    MutexLock lock(mutex_);
+    auto it = pending_.find(body.request);
+    if (it == pending_.end()) return {};  // answered meanwhile
+    it->second.cancelled = true;
+    change = it->second.change;
+  }
+  if (change) change->interrupt();
+  return {};
+}
+
+}  // namespace pindax

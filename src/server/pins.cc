@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The slow path of pins (P3), and pins of clients without slots.
+//
+// A pin for writing makes its range allocated and unshared (P4). The pin comes first: once it is visible no break can take
+// blocks away again, so what is allocated after that stays for as long as the pin.
+#include "server/session.h"
+
+namespace pindax {
+
+namespace {
+// How far around a pinned range the reply tells what is allocated.
+constexpr u64 kWritableAround = u64{64} << 20;
+}  // namespace
+
+Status Session::handle_pin(Packet& p) {
+  proto::PinBody body;
+  PINDAX_TRY(take_body(p, body));
+  const u32 kind = body.kind & proto::kPinKindMask;
+  if ((body.kind & ~(proto::kPinKindMask | proto::kPinWrite)) != 0 || kind > static_cast<u32>(proto::PinKind::kLongterm) ||
+      (body.flags & ~proto::kPinTry) != 0 || (body.slot != proto::kNoSlot && body.slot >= proto::kMaxSlots))
+    return Status(Errc::kProtocol, "nonsense in a pin request");
+  const u64 request = p.header.request;
+  EntryPtr entry = find_mapping(body.mapping);
+  const ByteRange range{body.begin, body.end};
+  if (!entry || range.empty() || !entry->range.contains(range)) {
+    reply(request, Status(Errc::kInvalid, entry ? "a pin outside its mapping" : "no such mapping"));
+    return {};
+  }
+  const bool write = (body.kind & proto::kPinWrite) != 0;
+  if (write && !entry->writable) {
+    reply(request, Status(Errc::kAccess, "a pin for writing needs a writable mapping"));
+    return {};
+  }
+  if (!begin_pending(request)) return {};
+  const PinRequest ask{.slot = body.slot == proto::kNoSlot ? proto::kMaxSlots : body.slot,
+                       .kind = body.kind,
+                       .try_only = (body.flags & proto::kPinTry) != 0,
+                       .range = range,
+                       .age = body.age,
+                       .thread = body.thread,
+                       .episode = body.episode};
+  begin_use(entry);
+  auto self = shared_from_this();
+  auto done = [self, entry, range, write, request](Result<u64> pin) {
+    if (pin.ok() && write)
+      self->finish_write_pin(entry, block_aligned(range), block_aligned(range).begin, *pin, request);
+    else
+      self->answer_pin(entry, range, pin.ok() ? *pin : 0, request, pin.status());
+  };
+  set_pending_change(request, context_.clients().pin(*entry->mapping, ask, std::move(done)));
+  return {};
+}
+
+// Allocates the range piece by piece from `at` on, granting as it goes, then answers.
+void Session::finish_write_pin(const EntryPtr& entry, ByteRange range, u64 at, u64 pin, u64 request) {
+  auto self = shared_from_this();
+  const ByteRange piece{at, std::min(range.end, at + (u64{2} << 20))};
+  auto go = [self, entry, range, piece, pin, request](Result<SharedHold> hold) {
+    Status status = hold.status();
+    if (hold.ok()) {
+      auto made = self->context_.fs.translate(*entry->inode, piece, true);
+      status = made.status();
+      if (made.ok()) self->context_.uncommitted.granted(*entry->inode);
+      hold->release();
+    }
+    if (!status.ok() || piece.end >= range.end) return self->answer_pin(entry, range, pin, request, status);
+    // Through the queue: a long range must not grow the stack.
+    self->context_.fs.executor().post(
+        [self, entry, range, at = piece.end, pin, request] { self->finish_write_pin(entry, range, at, pin, request); });
+  };
+  // Without translations of its own a client leaves the kernel's pages where they are.
+  if (entry->indirect)
+    context_.fs.layout().with_shared(*entry->inode->layout(), piece, std::move(go));
+  else
+    context_.clients().with_fault(*entry->mapping, piece, true, std::move(go));
+}
+
+void Session::answer_pin(const EntryPtr& entry, ByteRange range, u64 pin, u64 request, const Status& status) {
+  if (!status.ok()) {
+    // A pin that stands is the client's to end where it has a slot (it sees the slot's state), ours otherwise.
+    if (pin != 0) (void)context_.clients().unpin(*this, pin);
+    reply(request, status);
+  } else {
+    proto::PinReply body{};
+    body.pin = pin;
+    body.generation = context_.clients().generation(*entry->mapping);
+    if (entry->writable) {
+      const ByteRange around = intersect(
+          entry->range, {range.begin > kWritableAround ? round_down(range.begin - kWritableAround, kBlockSize) : 0,
+                         round_up(range.end, kBlockSize) + kWritableAround});
+      if (auto found = context_.fs.translate(*entry->inode, around, false); found.ok()) {
+        u64 begin = 0, end = 0;
+        for (const Translation& t : *found) {
+          const bool good = t.kind == Translation::Kind::kBlocks && t.writable;
+          if (!good && t.file_offset >= range.end) break;
+          if (!good) begin = end = t.file_offset + t.length;
+          if (good && end != t.file_offset) begin = t.file_offset;
+          if (good) end = t.file_offset + t.length;
+        }
+        if (begin <= range.begin && range.end <= end) {
+          body.writable_begin = begin;
+          body.writable_end = end;
+        }
+      }
+    }
+    reply_body(request, body);
+  }
+  end_pending(request);
+  end_use(entry);
+}
+
+Status Session::handle_unpin(Packet& p) {
+  proto::UnpinBody body;
+  PINDAX_TRY(take_body(p, body));
+  reply(p.header.request, context_.clients().unpin(*this, body.pin));
+  return {};
+}
+
+}  // namespace pindax
