@@ -76,6 +76,9 @@ struct MountOptions {
   std::chrono::milliseconds commit_interval{5000};  // posix mode and lazy times
   LayoutOptions layout;
   std::string boot_id;  // 16 raw bytes; empty: read from the host
+  // D2: a former client maps the pool, so what recovery frees goes to quarantine; as if set_former_clients(true) had been
+  // called before.
+  bool former_clients = false;
   bool background = true;  // commit timer and orphan clean-up run by themselves; tests switch it off
 };
 SyncMode default_sync_mode(Granularity g);

@@ -12,10 +12,8 @@
 
 #include <algorithm>
 #include <array>
-#include <condition_variable>
-#include <set>
 #include <thread>
-#include <unordered_set>
+#include <unordered_map>
 
 #include "fs/file_system.h"
 #include "fs/node_allocator.h"
@@ -46,7 +44,9 @@ class InodeLocks {
   InodeLocks& operator=(const InodeLocks&) = delete;
 
  private:
-  std::vector<Inode*> inodes_;
+  static constexpr unsigned kMost = 4;
+  std::array<Inode*, kMost> inodes_{};
+  unsigned count_ = 0;
 };
 
 FileTime slot_atime(const format::Inode& slot);
@@ -149,6 +149,8 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   Status write_lazy_times(Inode& inode);
 
   // ---- Orphans (orphans.cc) ---------------------------------------------------------------------------------------
+  // For a transaction that may free blocks before it calls one of the next two: their lock precedes the quarantine's.
+  void lock_orphans(Transaction& tx);
   // Puts the inode on the orphan list, or takes it off, in the transaction, which holds orphans_mutex_ from the first
   // call until its end. Call it when belongs_to_orphans(slot) changes.
   Status add_orphan(Transaction& tx, InodeNo ino);
@@ -213,17 +215,21 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   Status drop_link(Transaction& tx, Inode& inode, format::Inode& slot, Parent parent, FileTime t);
   struct Rename;
   Status rename_once(Rename& r, bool* again);
-  Status check_rename(Rename& r);
-  Status apply_rename(Transaction& tx, Rename& r);
+  Status rename_locked(Rename& r, bool* again);
+  Status check_rename(const Rename& r, const format::Inode& from, const format::Inode& to);
   Status exchange_entries(Transaction& tx, Rename& r);
   Status move_entry(Transaction& tx, Rename& r);
+  Result<bool> is_directory_inode(Inode& inode);
   Result<bool> is_ancestor(InodeNo ancestor, InodeNo dir);
+
+  Attributes describe(Inode& inode, const format::Inode& slot);  // the inode's lock is held
 
   // ---- Xattrs (xattr.cc, acl.cc, blob.cc); the inode's lock is held ----
   Result<std::string> find_xattr(const format::Inode& slot, std::string_view name, Transaction* tx = nullptr);
   Status put_xattr(Transaction& tx, format::Inode& slot, std::string_view name, std::string_view value, int flags);
   Status erase_xattr(Transaction& tx, format::Inode& slot, std::string_view name);  // kNoData
-  Status set_acl(Transaction& tx, format::Inode& slot, bool access_acl, std::string_view value, int flags,
+  Status free_xattrs(Transaction& tx, format::Inode& slot);
+  Status set_acl(Transaction& tx, format::Inode& slot, std::string_view name, std::string_view value, int flags,
                  const Caller& caller);
   Status inherit_acl(Transaction& tx, const format::Inode& dir, format::Inode& slot, u32 umask);
   Status acl_chmod(Transaction& tx, format::Inode& slot);
@@ -232,28 +238,41 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   void free_blob(Transaction& tx, format::Inode& slot, const format::BlobRef& ref);
 
   // ---- Orphans ----
-  void lock_orphans(Transaction& tx);
   Status change_orphans(Transaction& tx, InodeNo ino, bool add);
-  void start_clean_up(InodeRef inode);
+  Result<std::vector<InodeNo>> list_orphans(InodeNo first, std::size_t most);
+  void start_clean_up(InodeRef inode);  // any lock may be held
+  void break_orphan(InodeRef inode);
   void clean_up_later(InodeRef inode, bool was_mapped);
   Status clean_up_all(Inode& inode, const ChangeGrant& grant);  // many transactions
   Result<bool> clean_up_step(Inode& inode, const ChangeGrant& grant);
   Result<bool> finish_pending_step(Inode& inode, const ChangeGrant& grant);
-  Result<std::vector<InodeNo>> list_orphans();
+  Status free_metadata(Transaction& tx, format::Inode& slot);
+  Status clean_orphan(InodeNo ino);
   Status recover_orphans();
+  void recover_orphans_later(InodeNo first);
 
   // ---- Mount, unmount (mount.cc) ----
   Status load_superblock();
   Status settle_epochs();
   Status settle_all_files();
+  Status settle_file(InodeNo ino);
+  Status load_orphan_root();
   Status store_superblock();
+  Status release_former_quarantine();
   void release(u64 block, u64 length_blocks) override;  // QuarantineOwner
 
   // ---- Background (background.cc) ----
+  enum class Phase { kRunning, kDraining, kStopped };  // draining: unmount; no clean-up is begun any more
   struct TaskCount;
+  static std::shared_ptr<TaskCount> make_task_count();
+  std::shared_ptr<void> count_task();  // the file system outlives the token
   void post(std::function<void()> task);
+  void stop_timer();
+  // Interrupts what waits for pins and waits for every task to end.
+  void end_tasks(Phase phase);
   void stop_background();
   void wait_for_tasks();
+  void start_commit_timer();
   void run_commit_timer();
 
   // ---- Inode cache ----
@@ -276,7 +295,10 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   Shard& shard_of(InodeNo ino);
   static void insert_into(Shard& shard, Inode& inode) REQUIRES(shard.mutex);
   static Inode* find_in(Shard& shard, InodeNo ino) REQUIRES(shard.mutex);
-  void forget(Inode& inode);
+  void forget(Inode& inode);  // its slot was freed
+  bool claim_orphan(Inode& inode);  // the caller's reference is the only one: get() refuses the inode from now on
+  void linger(InodeRef inode);      // a client still uses what nobody refers to: looked at again at the next write-out
+  void fold_lazy_times(Transaction& tx, Inode& inode, format::Inode& slot);
   Result<InodeRef> load(InodeNo ino, u32 generation, bool* torn);
   void drop_from_dirty(Inode& inode);
 
@@ -286,7 +308,10 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   format::Superblock superblock_{};
   unsigned next_copy_ = 0;  // of the superblock, to be written first: the older one
   std::vector<std::pair<u32, u32>> lost_epochs_;  // sorted, disjoint
+  std::atomic<Phase> phase_{Phase::kRunning};
   std::atomic<bool> unmounted_{false};
+
+  std::vector<Allocator::QuarantinedRun> former_quarantine_;  // what earlier mounts left; guarded by the daemon's order
 
   std::unique_ptr<Layout> layout_;
   std::unique_ptr<MetaStore> store_;
@@ -296,13 +321,14 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   Mutex rename_mutex_{LockRank::kRename};
 
   Mutex dirty_mutex_{LockRank::kLeaf};
-  std::vector<InodeRef> dirty_ GUARDED_BY(dirty_mutex_);
+  std::unordered_map<Inode*, InodeRef> dirty_ GUARDED_BY(dirty_mutex_);
 
   // Orphans: the root in memory is the committed one, or that of the transaction that holds the lock.
   Mutex orphans_mutex_{LockRank::kOrphans};
   std::atomic<Transaction*> orphans_holder_{nullptr};
   BlockNo orphan_root_;
   u64 orphan_count_ = 0;
+  bool orphans_changed_ = false;  // by the transaction that holds the lock
 
   std::shared_ptr<TaskCount> tasks_;
   Mutex changes_mutex_{LockRank::kLeaf};

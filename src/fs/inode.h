@@ -78,7 +78,7 @@ class Inode : public boost::intrusive::unordered_set_base_hook<> {
   std::atomic<bool> orphan{false};  // links == 0
   std::atomic<bool> dying{false};   // the last InodeRef of an orphan went: get() says kStale from now on
   bool hashed = false;              // in the cache; guarded by its shard's lock
-  bool listed = false;              // in the list of dirty inodes; guarded by that list's lock
+  std::atomic<bool> listed{false};  // in the list of dirty inodes; set and cleared under that list's lock
 
   friend void intrusive_ptr_add_ref(Inode* p);
   friend void intrusive_ptr_release(Inode* p);

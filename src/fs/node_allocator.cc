@@ -23,7 +23,6 @@ Result<BlockNo> InodeNodes::allocate_node(Transaction& tx) {
 }
 
 void InodeNodes::free_node(Transaction& tx, BlockNo block) {
-  tx.forget(block_offset(block));
   allocator_.free(tx, BlockRun{block, 1}, false);
   if (slot_.blocks > 0) slot_.blocks -= 1;
 }
@@ -31,7 +30,6 @@ void InodeNodes::free_node(Transaction& tx, BlockNo block) {
 Result<BlockNo> GlobalNodes::allocate_node(Transaction& tx) { return allocate_block(allocator_, tx, BlockNo(0)); }
 
 void GlobalNodes::free_node(Transaction& tx, BlockNo block) {
-  tx.forget(block_offset(block));
   allocator_.free(tx, BlockRun{block, 1}, false);
 }
 

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The file system as an object: its parts, its space, its quarantine. Subjects have files of their own.
+#include <cstring>
+
+#include "fs/file_system_impl.h"
+
+namespace pindax {
+
+SyncMode default_sync_mode(Granularity g) { return g == Granularity::kPage ? SyncMode::kPosix : SyncMode::kStrict; }
+
+FileSystemImpl::FileSystemImpl(Media& media, Executor& executor, const MountOptions& options)
+    : media_(media), executor_(executor), options_(options), tasks_(make_task_count()) {}
+
+FileSystemImpl::~FileSystemImpl() {
+  stop_background();
+  take_dirty();  // as kill -9 would lose them
+  if (layout_) layout_->set_quarantine_owner(nullptr);
+}
+
+Status FileSystemImpl::check_writable() const {
+  if (options_.read_only) return Status(Errc::kReadOnly, "the file system is mounted read-only");
+  if (unmounted_) return Status(Errc::kReadOnly, "the file system was unmounted");
+  return store_->health();
+}
+
+Result<struct statvfs> FileSystemImpl::statfs() {
+  const SpaceSummary space = allocator_->summary();
+  struct statvfs out {};
+  out.f_bsize = kBlockSize;
+  out.f_frsize = kBlockSize;
+  out.f_blocks = space.total_blocks;
+  out.f_bfree = space.free_blocks;
+  out.f_bavail = space.free_blocks;
+  // Inodes are made from free blocks: what there could be, not what there is.
+  const u64 unused = space.inodes_allocated > space.inodes_used ? space.inodes_allocated - space.inodes_used : 0;
+  out.f_ffree = unused + space.free_blocks * format::kInodesPerBlock;
+  out.f_favail = out.f_ffree;
+  out.f_files = space.inodes_used + out.f_ffree;
+  u64 id = 0;
+  std::memcpy(&id, superblock_.uuid, sizeof id);
+  out.f_fsid = id;
+  out.f_namemax = kMaxNameBytes;
+  return out;
+}
+
+// ---- Quarantine -----------------------------------------------------------------------------------------------------
+
+Status FileSystemImpl::set_former_clients(bool present) {
+  allocator_->set_quarantine_all(present);
+  return present ? Status() : release_former_quarantine();
+}
+
+Status FileSystemImpl::release_former_quarantine() {
+  if (options_.read_only) return {};
+  std::vector<BlockRun> runs;
+  for (const auto& q : std::exchange(former_quarantine_, {})) runs.push_back(q.run);
+  PINDAX_ASSIGN(const auto now_quarantined, allocator_->quarantined());
+  for (const auto& q : now_quarantined) {
+    if (q.reason == format::QuarantineReason::kFormerClient) runs.push_back(q.run);
+  }
+  for (const BlockRun& run : runs) {
+    Transaction tx(*store_);
+    PINDAX_TRY(allocator_->release_quarantine(tx, run));
+    if (!tx.empty()) PINDAX_TRY(tx.commit());
+  }
+  return {};
+}
+
+void FileSystemImpl::release(u64 block, u64 length_blocks) {
+  if (!check_writable().ok()) return;  // stays in quarantine: the next mount frees it
+  Transaction tx(*store_);
+  const Status s = allocator_->release_quarantine(tx, BlockRun{BlockNo(block), length_blocks});
+  if (s.ok() && !tx.empty()) static_cast<void>(tx.commit().ok());  // on failure likewise
+}
+
+}  // namespace pindax
