@@ -7,6 +7,7 @@
 
 #include <cstring>
 
+#include "base/steps.h"
 #include "fs/file_system_impl.h"
 #include "pmem/pool_media.h"
 

@@ -159,8 +159,10 @@ Status FileSystemImpl::settle_epochs() {
   }
   sb.confirmed_epoch = last;
   sb.lost_count = static_cast<u32>(lost_epochs_.size());
-  std::memset(sb.lost, 0, sizeof sb.lost);
-  for (u32 i = 0; i < lost_epochs_.size(); ++i) sb.lost[i] = {lost_epochs_[i].first, lost_epochs_[i].second};
+  for (u32 i = 0; i < format::kMaxLostEpochs; ++i) {
+    sb.lost[i] = {};
+    if (i < lost_epochs_.size()) sb.lost[i] = {lost_epochs_[i].first, lost_epochs_[i].second};
+  }
   sb.mount_epoch = last + 1;
   sb.mount_count += 1;
   sb.state = static_cast<u32>(format::PoolState::kMounted);

@@ -113,7 +113,9 @@ Result<InodeRef> FileSystemImpl::resolve(std::string_view path) {
   PINDAX_ASSIGN(InodeRef at, root());
   for (std::size_t begin = 0; begin < path.size();) {
     const std::size_t end = std::min(path.find('/', begin), path.size());
-    if (end > begin) PINDAX_ASSIGN(at, lookup(*at, path.substr(begin, end - begin)));
+    if (end > begin) {
+      PINDAX_ASSIGN(at, lookup(*at, path.substr(begin, end - begin)));
+    }
     begin = end + 1;
   }
   return at;

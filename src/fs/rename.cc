@@ -91,7 +91,9 @@ Result<bool> FileSystemImpl::is_directory_inode(Inode& inode) {
 
 Status FileSystemImpl::rename_once(Rename& r, bool* again) {
   PINDAX_ASSIGN(r.source_is_directory, is_directory_inode(*r.source));
-  if (r.target) PINDAX_ASSIGN(r.target_is_directory, is_directory_inode(*r.target));
+  if (r.target) {
+    PINDAX_ASSIGN(r.target_is_directory, is_directory_inode(*r.target));
+  }
   if (!r.moves_directory()) return rename_locked(r, again);
 
   MutexLock topology(rename_mutex_);
