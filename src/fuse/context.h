@@ -6,7 +6,10 @@
 // thread runs them; everything else is short. The few that wait for the media (fsync) hold a worker meanwhile.
 #pragma once
 
+#include <fcntl.h>
 #include <fuse_lowlevel.h>
+
+#include <atomic>
 
 #include "base/executor.h"
 #include "fs/file_system.h"
@@ -30,6 +33,8 @@ struct Context {
   NodeTable nodes;
   Notifier notifier;
   PendingChanges changes;
+  // Data requests whose callback has not run: each holds libfuse's session.
+  std::atomic<u64> in_flight{0};
 };
 
 inline Context& context_of(fuse_req_t req) { return *static_cast<Context*>(::fuse_req_userdata(req)); }

@@ -19,6 +19,19 @@ namespace {
 constexpr u64 kCopyPieceBytes = 1u << 20;
 constexpr u64 kCopyRequestBytes = 16u << 20;  // of one COPY_FILE_RANGE: the kernel holds the target's lock meanwhile
 
+// Counts a request from its handler to its reply; the reply frees `req`, so the context is asked for first.
+class Flight {
+ public:
+  static void begin(Context& context) { context.in_flight.fetch_add(1, std::memory_order_relaxed); }
+  explicit Flight(fuse_req_t req) : context_(context_of(req)) {}
+  ~Flight() { context_.in_flight.fetch_sub(1, std::memory_order_release); }
+  Flight(const Flight&) = delete;
+  Flight& operator=(const Flight&) = delete;
+
+ private:
+  Context& context_;
+};
+
 void reply_pieces(fuse_req_t req, const Result<const FileSystem::ReadPieces*>& pieces) {
   if (!pieces.ok()) return reply_status(req, pieces.status());
   const FileSystem::ReadPieces& list = **pieces;
@@ -39,7 +52,11 @@ void reply_pieces(fuse_req_t req, const Result<const FileSystem::ReadPieces*>& p
 void read(fuse_req_t req, fuse_ino_t, std::size_t size, off_t offset, fuse_file_info* fi) {
   Context& context = context_of(req);
   Handle* handle = handle_of(fi);
-  auto done = [req](Result<const FileSystem::ReadPieces*> pieces) { reply_pieces(req, pieces); };
+  auto done = [req](Result<const FileSystem::ReadPieces*> pieces) {
+    const Flight flight(req);
+    reply_pieces(req, pieces);
+  };
+  Flight::begin(context);
   if (fi->lock_owner != 0)
     context.fs.read(handle->inode, static_cast<u64>(offset), size, std::move(done));
   else
@@ -62,8 +79,10 @@ void write(fuse_req_t req, fuse_ino_t, const char* data, std::size_t size, off_t
   request.append = (fi->flags & O_APPEND) != 0;
   request.sync = ((fi->flags | handle->flags) & (O_SYNC | O_DSYNC)) != 0;
   request.caller = caller_of(req);
+  Flight::begin(context);
   if (!request.append) {
     context.fs.write(handle->inode, request, [req](Result<u64> written) {
+      const Flight flight(req);
       if (!written.ok()) return reply_status(req, written.status());
       ::fuse_reply_write(req, *written);
     });
@@ -73,6 +92,7 @@ void write(fuse_req_t req, fuse_ino_t, const char* data, std::size_t size, off_t
   auto end = context.fs.size(*handle->inode);
   const bool moved = end.ok() && *end != request.offset;
   context.fs.write(handle->inode, request, [req, moved, inode = handle->inode, &context](Result<u64> written) {
+    const Flight flight(req);
     if (moved) context.notifier.invalidate_attributes(inode->ino);
     if (!written.ok()) return reply_status(req, written.status());
     ::fuse_reply_write(req, *written);
@@ -89,7 +109,9 @@ class Copy : public std::enable_shared_from_this<Copy> {
  public:
   Copy(fuse_req_t req, InodeRef from, u64 from_offset, InodeRef to, u64 to_offset, u64 length)
       : req_(req), context_(context_of(req)), from_(std::move(from)), to_(std::move(to)), from_offset_(from_offset),
-        to_offset_(to_offset), left_(std::min(length, kCopyRequestBytes)), caller_(caller_of(req)) {}
+        to_offset_(to_offset), left_(std::min(length, kCopyRequestBytes)), caller_(caller_of(req)) {
+    Flight::begin(context_);
+  }
 
   void step() {
     const u64 piece = std::min(left_, kCopyPieceBytes);
@@ -125,6 +147,7 @@ class Copy : public std::enable_shared_from_this<Copy> {
   }
 
   void finish(const Status& status) {
+    const Flight flight(req_);
     if (copied_ == 0 && !status.ok()) return reply_status(req_, status);
     ::fuse_reply_write(req_, copied_);
   }
