@@ -46,7 +46,8 @@ void prepare_process() {
     files.rlim_cur = files.rlim_max;
     ::setrlimit(RLIMIT_NOFILE, &files);
   }
-  // The kernel's write-back waits for us: our own allocations must not wait for write-back. Needs CAP_SYS_RESOURCE.
+  // The kernel's write-back waits for us: our own allocations must not wait for write-back. Needs
+  // CAP_SYS_RESOURCE.
   ::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
 }
 
@@ -82,7 +83,8 @@ Result<std::unique_ptr<PoolMedia>> open_pool(const DaemonOptions& options) {
   // A read-only mount replays the journal too, where it may.
   auto media = PoolMedia::open(options.pool, {.read_only = false, .exclusive = true});
   if (media.ok() || !options.fs.read_only) return media;
-  if (media.code() != Errc::kAccess && media.code() != Errc::kReadOnly && media.code() != Errc::kPermission) return media;
+  if (media.code() != Errc::kAccess && media.code() != Errc::kReadOnly && media.code() != Errc::kPermission)
+    return media;
   return PoolMedia::open(options.pool, {.read_only = true, .exclusive = true});
 }
 
@@ -104,7 +106,8 @@ Status serve_mount(Mount& mount, Readiness& readiness, EndSignal& end, const Dae
   return status;
 }
 
-Status run_on(FileSystem& fs, PoolMedia& media, Executor& executor, const DaemonOptions& options, Readiness& readiness) {
+Status run_on(FileSystem& fs, PoolMedia& media, Executor& executor, const DaemonOptions& options,
+              Readiness& readiness) {
   EndSignal end;
   PINDAX_ASSIGN(auto service, ClientService::start(fs, media, options, [&end] { end.raise(); }));
   if (options.mount_point.empty()) {
@@ -133,7 +136,8 @@ Status run_on(FileSystem& fs, PoolMedia& media, Executor& executor, const Daemon
 Status run_daemon(const DaemonOptions& options, Readiness& readiness) {
   prepare_process();
   PINDAX_TRY(start_log(options));
-  if (const std::string wrong = steps::arm_from_environment(); !wrong.empty()) return Status(Errc::kInvalid, wrong);
+  if (const std::string wrong = steps::arm_from_environment(); !wrong.empty())
+    return Status(Errc::kInvalid, wrong);
   PINDAX_ASSIGN(auto media, open_pool(options));
   Executor executor(std::max(2u, std::thread::hardware_concurrency()));
   MountOptions fs_options = options.fs;

@@ -8,8 +8,9 @@
 
 namespace pindax {
 
-// Returns when the mount is gone or a signal or a tool asked for the end, with everything written and the pool free.
-// Tells `readiness` when the pool is served. SIGTERM and SIGINT end the daemon in good order, SIGHUP is ignored.
+// Returns when the mount is gone or a signal or a tool asked for the end, with everything written and the
+// pool free. Tells `readiness` when the pool is served. SIGTERM and SIGINT end the daemon in good order,
+// SIGHUP is ignored.
 Status run_daemon(const DaemonOptions& options, Readiness& readiness);
 
 }  // namespace pindax

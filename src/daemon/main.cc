@@ -24,6 +24,7 @@ int main(int argc, char** argv) {
   if (!options.foreground) readiness = Readiness::go_to_background();
   const Status status = run_daemon(options, readiness);
   if (status.ok()) return 0;
-  if (!readiness.failed(status.message())) std::fprintf(stderr, "pindaxd: %s\n", std::string(status.message()).c_str());
+  if (!readiness.failed(status.message()))
+    std::fprintf(stderr, "pindaxd: %s\n", std::string(status.message()).c_str());
   return 4;
 }

@@ -81,8 +81,10 @@ std::string unescape(const std::string& field) {
 
 bool same_pool(const std::string& a, const std::string& b) {
   if (a == b) return true;
-  struct stat x {}, y {};
-  return ::stat(a.c_str(), &x) == 0 && ::stat(b.c_str(), &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+  struct stat x {
+  }, y{};
+  return ::stat(a.c_str(), &x) == 0 && ::stat(b.c_str(), &y) == 0 && x.st_dev == y.st_dev &&
+         x.st_ino == y.st_ino;
 }
 
 bool mounted_here(const std::string& pool) {
@@ -99,10 +101,12 @@ std::string real_mount_point(const std::string& path) {
   if (slash == std::string::npos || absolute.size() == 1 ||
       ::realpath(slash == 0 ? "/" : absolute.substr(0, slash).c_str(), parent) == nullptr)
     return absolute;
-  std::string joined = std::strcmp(parent, "/") == 0 ? absolute.substr(slash) : parent + absolute.substr(slash);
+  std::string joined =
+      std::strcmp(parent, "/") == 0 ? absolute.substr(slash) : parent + absolute.substr(slash);
   char target[PATH_MAX];  // the last component may be a symlink to the mount point
   struct stat s {};
-  if (::lstat(joined.c_str(), &s) == 0 && S_ISLNK(s.st_mode) && ::realpath(joined.c_str(), target) != nullptr) return target;
+  if (::lstat(joined.c_str(), &s) == 0 && S_ISLNK(s.st_mode) && ::realpath(joined.c_str(), target) != nullptr)
+    return target;
   return joined;
 }
 
@@ -145,8 +149,8 @@ bool wait_until_free(const std::string& pool, std::chrono::milliseconds timeout)
   return true;
 }
 
-int run_mount(const std::string& pool, const std::string& mount_point, const std::vector<std::string>& options,
-              bool foreground) {
+int run_mount(const std::string& pool, const std::string& mount_point,
+              const std::vector<std::string>& options, bool foreground) {
   // Absolute: the daemon's command line tells for ever what it serves.
   std::vector<std::string> arguments{find_daemon(), absolute_path(pool), absolute_path(mount_point)};
   for (const std::string& list : options) {
@@ -156,7 +160,8 @@ int run_mount(const std::string& pool, const std::string& mount_point, const std
   }
   if (foreground) arguments.emplace_back("--foreground");
   const int code = run_program(arguments);
-  if (code < 0) return complain("cannot run " + arguments[0] + ": install pindaxd beside pindax, or name it in $PINDAXD");
+  if (code < 0)
+    return complain("cannot run " + arguments[0] + ": install pindaxd beside pindax, or name it in $PINDAXD");
   return code;
 }
 
@@ -180,7 +185,8 @@ int run_umount(const std::string& path, const UmountOptions& options) {
   while (const auto owner = pool_owner(*pool)) {
     if (mounted_here(*pool)) break;  // mounted anew meanwhile, or elsewhere too
     if (std::chrono::steady_clock::now() >= deadline)
-      return complain(*pool + ": unmounted, but its daemon" + (*owner != 0 ? " (pid " + std::to_string(*owner) + ")" : "") +
+      return complain(*pool + ": unmounted, but its daemon" +
+                      (*owner != 0 ? " (pid " + std::to_string(*owner) + ")" : "") +
                       " still works on it; the pool stays locked until it ends");
     std::this_thread::sleep_for(kPollInterval);
   }
@@ -198,9 +204,12 @@ int run_mount_helper(int argc, char** argv) {
       if (a == "-o") options.emplace_back(argv[i]);
     } else if (a.starts_with("-") && a.size() > 1) {
       for (const char c : a.substr(1)) {
-        if (c == 'f') fake = true;
-        else if (c == 'r') options.emplace_back("ro");
-        else if (std::strchr("snvwi", c) == nullptr) return complain(std::string("unknown option -") + c), kUsage;
+        if (c == 'f')
+          fake = true;
+        else if (c == 'r')
+          options.emplace_back("ro");
+        else if (std::strchr("snvwi", c) == nullptr)
+          return complain(std::string("unknown option -") + c), kUsage;
       }
     } else {
       operands.push_back(a);
@@ -215,9 +224,12 @@ int run_umount_helper(int argc, char** argv) {
   UmountOptions options;
   for (int i = 1; i < argc; ++i) {
     const std::string a = argv[i];
-    if (a == "-t" || a == "-N" || a == "-o") ++i;
-    else if (a.starts_with("-") && a.size() > 1) options.lazy = options.lazy || a.find('l') != std::string::npos;
-    else path = a;
+    if (a == "-t" || a == "-N" || a == "-o")
+      ++i;
+    else if (a.starts_with("-") && a.size() > 1)
+      options.lazy = options.lazy || a.find('l') != std::string::npos;
+    else
+      path = a;
   }
   if (path.empty()) return complain("usage: umount.fuse.pindax DIR [-l]"), kUsage;
   return run_umount(path, options);

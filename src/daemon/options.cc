@@ -37,12 +37,14 @@ std::optional<std::chrono::milliseconds> parse_time(const std::string& text) {
   return std::chrono::milliseconds(static_cast<i64>(value * factor));
 }
 
-constexpr std::array kKernelOptions = {"suid", "nosuid", "dev", "nodev", "exec", "noexec", "sync", "async", "dirsync"};
+constexpr std::array kKernelOptions = {"suid",   "nosuid", "dev",   "nodev",  "exec",
+                                       "noexec", "sync",   "async", "dirsync"};
 // Words of mount(8) and fstab that mean nothing to us, or what we do anyway.
-constexpr std::array kIgnored = {"defaults", "rw",     "auto",       "noauto",      "user",     "nouser",   "users",
-                                 "owner",    "group",  "nofail",     "_netdev",     "relatime", "diratime", "nodiratime",
-                                 "silent",   "loud",   "strictatime", "norelatime", "lazytime", "nolazytime",
-                                 "default_permissions", "nostrictatime", "atime"};
+constexpr std::array kIgnored = {
+    "defaults",      "rw",    "auto",        "noauto",     "user",     "nouser",     "users",
+    "owner",         "group", "nofail",      "_netdev",    "relatime", "diratime",   "nodiratime",
+    "silent",        "loud",  "strictatime", "norelatime", "lazytime", "nolazytime", "default_permissions",
+    "nostrictatime", "atime"};
 
 template <class Array>
 bool contains(const Array& words, std::string_view word) {
@@ -57,11 +59,16 @@ Status time_option(const std::string& name, const std::string& value, std::chron
 }
 
 Status busy_policy(DaemonOptions& o, const std::string& value) {
-  if (value == "wait") o.fs.layout.policy = BusyPolicy::kWait;
-  else if (value == "refuse") o.fs.layout.policy = BusyPolicy::kRefuse;
-  else if (value == "quarantine") o.fs.layout.policy = BusyPolicy::kQuarantine;
-  else if (value == "evict") o.fs.layout.policy = BusyPolicy::kEvict;
-  else return invalid("option on_busy=" + value + ": wait, refuse, quarantine or evict is needed");
+  if (value == "wait")
+    o.fs.layout.policy = BusyPolicy::kWait;
+  else if (value == "refuse")
+    o.fs.layout.policy = BusyPolicy::kRefuse;
+  else if (value == "quarantine")
+    o.fs.layout.policy = BusyPolicy::kQuarantine;
+  else if (value == "evict")
+    o.fs.layout.policy = BusyPolicy::kEvict;
+  else
+    return invalid("option on_busy=" + value + ": wait, refuse, quarantine or evict is needed");
   return {};
 }
 
@@ -75,7 +82,8 @@ Status valued_option(DaemonOptions& o, const std::string& name, const std::strin
     PINDAX_TRY(time_option(name, value, &o.fs.layout.recall_deadline));
   } else if (name == "commit_interval" || name == "commit") {
     PINDAX_TRY(time_option(name, value, &o.fs.commit_interval));
-    if (o.fs.commit_interval < std::chrono::milliseconds(1)) return invalid("option commit_interval: more than 0 is needed");
+    if (o.fs.commit_interval < std::chrono::milliseconds(1))
+      return invalid("option commit_interval: more than 0 is needed");
   } else if (name == "attr_timeout") {
     PINDAX_TRY(time_option(name, value, &time));
     o.attr_timeout_s = static_cast<double>(time.count()) / 1e3;
@@ -102,16 +110,26 @@ Status valued_option(DaemonOptions& o, const std::string& name, const std::strin
 }
 
 Status plain_option(DaemonOptions& o, const std::string& name) {
-  if (name == "strict") o.sync = SyncMode::kStrict;
-  else if (name == "posix") o.sync = SyncMode::kPosix;
-  else if (name == "ro") o.fs.read_only = true;
-  else if (name == "noatime") o.fs.noatime = true;
-  else if (name == "allow_other") o.allow_other = true;
-  else if (name == "share_userfaultfd") o.share_userfaultfd = true;
-  else if (name == "longterm") o.fs.layout.allow_longterm = true;
-  else if (name == "debug") o.log_level = "debug";
-  else if (contains(kKernelOptions, name)) o.kernel_options.push_back(name);
-  else if (!contains(kIgnored, name)) return invalid(fmt::format("unknown mount option {}; see pindaxd --help", name));
+  if (name == "strict")
+    o.sync = SyncMode::kStrict;
+  else if (name == "posix")
+    o.sync = SyncMode::kPosix;
+  else if (name == "ro")
+    o.fs.read_only = true;
+  else if (name == "noatime")
+    o.fs.noatime = true;
+  else if (name == "allow_other")
+    o.allow_other = true;
+  else if (name == "share_userfaultfd")
+    o.share_userfaultfd = true;
+  else if (name == "longterm")
+    o.fs.layout.allow_longterm = true;
+  else if (name == "debug")
+    o.log_level = "debug";
+  else if (contains(kKernelOptions, name))
+    o.kernel_options.push_back(name);
+  else if (!contains(kIgnored, name))
+    return invalid(fmt::format("unknown mount option {}; see pindaxd --help", name));
   return {};
 }
 
@@ -143,20 +161,32 @@ Result<DaemonOptions> parse_arguments(std::span<const std::string> arguments) {
   std::vector<std::string> operands;
   for (std::size_t i = 0; i < arguments.size(); ++i) {
     const std::string& a = arguments[i];
-    const auto value = [&]() -> const std::string* { return i + 1 < arguments.size() ? &arguments[++i] : nullptr; };
-    if (a == "--help" || a == "-h") options.help = true;
-    else if (a == "--version" || a == "-V") options.version = true;
-    else if (a == "--foreground" || a == "-f") options.foreground = true;
-    else if (a == "--no-mount") no_mount = true;
+    const auto value = [&]() -> const std::string* {
+      return i + 1 < arguments.size() ? &arguments[++i] : nullptr;
+    };
+    if (a == "--help" || a == "-h")
+      options.help = true;
+    else if (a == "--version" || a == "-V")
+      options.version = true;
+    else if (a == "--foreground" || a == "-f")
+      options.foreground = true;
+    else if (a == "--no-mount")
+      no_mount = true;
     else if (a == "-o" || a == "--socket") {
       const std::string* v = value();
       if (v == nullptr) return invalid(a + " needs a value");
-      if (a == "-o") PINDAX_TRY(add_mount_options(options, *v));
-      else options.socket_path = absolute_path(*v);
-    } else if (a.starts_with("--socket=")) options.socket_path = absolute_path(a.substr(9));
-    else if (a.starts_with("-o") && a.size() > 2) PINDAX_TRY(add_mount_options(options, std::string_view(a).substr(2)));
-    else if (a.starts_with("-")) return invalid("unknown option " + a + "; see pindaxd --help");
-    else operands.push_back(a);
+      if (a == "-o")
+        PINDAX_TRY(add_mount_options(options, *v));
+      else
+        options.socket_path = absolute_path(*v);
+    } else if (a.starts_with("--socket="))
+      options.socket_path = absolute_path(a.substr(9));
+    else if (a.starts_with("-o") && a.size() > 2)
+      PINDAX_TRY(add_mount_options(options, std::string_view(a).substr(2)));
+    else if (a.starts_with("-"))
+      return invalid("unknown option " + a + "; see pindaxd --help");
+    else
+      operands.push_back(a);
   }
   if (options.help || options.version) return options;
   if (operands.empty()) return invalid("which pool? " + usage_text().substr(0, usage_text().find('\n')));

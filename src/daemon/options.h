@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// What pindaxd is told: its command line and the comma list of -o, which mount(8) and fstab hand through as well.
+// What pindaxd is told: its command line and the comma list of -o, which mount(8) and fstab hand through as
+// well.
 #pragma once
 
 #include <optional>
@@ -22,11 +23,11 @@ struct DaemonOptions {
   std::string socket_path;  // empty: chosen by default_socket_path()
   std::string log_file;     // empty: standard error in the foreground, else syslog
   std::string log_level = "info";
-  std::string source;       // fsname=: what mount(8) shows; empty: the pool
+  std::string source;  // fsname=: what mount(8) shows; empty: the pool
 
   MountOptions fs;
-  std::optional<SyncMode> sync;     // empty: by the pool's granularity
-  bool allow_other = false;         // always for root's mounts
+  std::optional<SyncMode> sync;  // empty: by the pool's granularity
+  bool allow_other = false;      // always for root's mounts
   bool share_userfaultfd = false;
   double attr_timeout_s = 1.0;
   unsigned threads = 0;

@@ -28,8 +28,10 @@ constexpr char kReady = '\0';  // first byte of the message; anything else is th
   if (message.empty()) {
     int status = 0;
     ::waitpid(child, &status, 0);
-    std::fprintf(stderr, "pindaxd: the daemon ended while it started (%s %d); run it with --foreground to see why\n",
-                 WIFSIGNALED(status) ? "signal" : "exit code", WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+    std::fprintf(stderr,
+                 "pindaxd: the daemon ended while it started (%s %d); run it with --foreground to see why\n",
+                 WIFSIGNALED(status) ? "signal" : "exit code",
+                 WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
   } else {
     std::fprintf(stderr, "pindaxd: %s\n", message.c_str());
   }

@@ -11,8 +11,8 @@ namespace pindax {
 
 class Readiness {
  public:
-  // Forks. Returns in the child; the parent waits, prints the child's message, and exits with 0 or 4. Call it before
-  // any thread exists.
+  // Forks. Returns in the child; the parent waits, prints the child's message, and exits with 0 or 4. Call it
+  // before any thread exists.
   static Readiness go_to_background();
   // In the foreground: reports go nowhere.
   Readiness() = default;

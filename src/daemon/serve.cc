@@ -30,7 +30,8 @@ Status make_private_folder(const std::string& path, mode_t mode) {
   if (errno != EEXIST || ::lstat(path.c_str(), &s) != 0)
     return Status(from_errno(errno), fmt::format("{}: {}", path, std::strerror(errno)));
   if (!S_ISDIR(s.st_mode) || s.st_uid != ::geteuid() || (s.st_mode & 022) != 0)
-    return Status(Errc::kPermission, path + ": not a folder that only you can write to; move it away, or use -o socket=PATH");
+    return Status(Errc::kPermission,
+                  path + ": not a folder that only you can write to; move it away, or use -o socket=PATH");
   return {};
 }
 
@@ -59,7 +60,8 @@ Result<std::string> default_socket_path(const u8 (&uuid)[16]) {
   return fmt::format("{}/{}-{}.sock", folder, uuid_text(uuid), ::getpid());
 }
 
-Result<std::unique_ptr<ClientService>> ClientService::start(FileSystem& fs, PoolMedia& pool, const DaemonOptions& options,
+Result<std::unique_ptr<ClientService>> ClientService::start(FileSystem& fs, PoolMedia& pool,
+                                                            const DaemonOptions& options,
                                                             std::function<void()> shutdown) {
   auto service = std::unique_ptr<ClientService>(new ClientService);
   const format::Superblock& superblock = fs.superblock();
@@ -71,8 +73,9 @@ Result<std::unique_ptr<ClientService>> ClientService::start(FileSystem& fs, Pool
   info.version = proto::kProtocolVersion;
   info.daemon_pid = static_cast<u32>(::getpid());
   if (socket.size() >= sizeof info.socket_path)
-    return Status(Errc::kNameTooLong, fmt::format("{}: the path of a socket may have {} bytes; use -o socket=PATH", socket,
-                                                  sizeof info.socket_path - 1));
+    return Status(Errc::kNameTooLong,
+                  fmt::format("{}: the path of a socket may have {} bytes; use -o socket=PATH", socket,
+                              sizeof info.socket_path - 1));
   copy_text(info.socket_path, socket);
   copy_text(info.pool_path, pool.path());
   std::memcpy(info.uuid, superblock.uuid, sizeof info.uuid);
@@ -94,7 +97,8 @@ void ClientService::stop() {
 }
 
 Result<proto::TokenReply> ClientService::issue_token(const InodeRef& inode, u32 access, u32 pid) {
-  PINDAX_ASSIGN(const Token token, server_->tokens().issue({.inode = inode, .access = static_cast<int>(access), .pid = pid}));
+  PINDAX_ASSIGN(const Token token,
+                server_->tokens().issue({.inode = inode, .access = static_cast<int>(access), .pid = pid}));
   proto::TokenReply reply{};
   std::memcpy(reply.token, token.data(), sizeof reply.token);
   reply.inode = inode->ino.value;

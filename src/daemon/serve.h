@@ -13,14 +13,16 @@
 
 namespace pindax {
 
-// /run/pindax/UUID-PID.sock for root, else in $XDG_RUNTIME_DIR/pindax or /tmp/pindax-UID. Makes the folder (others may
-// enter root's only) and checks that it is ours.
+// /run/pindax/UUID-PID.sock for root, else in $XDG_RUNTIME_DIR/pindax or /tmp/pindax-UID. Makes the folder
+// (others may enter root's only) and checks that it is ours.
 Result<std::string> default_socket_path(const u8 (&uuid)[16]);
 
 class ClientService : public MountService {
  public:
-  // `shutdown` runs when a tool asks the daemon to end. `ClientService` must be stopped before its file system goes.
-  static Result<std::unique_ptr<ClientService>> start(FileSystem& fs, PoolMedia& pool, const DaemonOptions& options,
+  // `shutdown` runs when a tool asks the daemon to end. `ClientService` must be stopped before its file
+  // system goes.
+  static Result<std::unique_ptr<ClientService>> start(FileSystem& fs, PoolMedia& pool,
+                                                      const DaemonOptions& options,
                                                       std::function<void()> shutdown);
   ~ClientService() override { stop(); }
   void stop();

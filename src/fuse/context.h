@@ -2,8 +2,9 @@
 //
 // What every FUSE handler works with: one per mount, libfuse's userdata.
 //
-// Handlers never block on a client, a pin or a range lock (R36): data calls reply from their callbacks, on whatever
-// thread runs them; everything else is short. The few that wait for the media (fsync) hold a worker meanwhile.
+// Handlers never block on a client, a pin or a range lock (R36): data calls reply from their callbacks, on
+// whatever thread runs them; everything else is short. The few that wait for the media (fsync) hold a worker
+// meanwhile.
 #pragma once
 
 #include <fcntl.h>

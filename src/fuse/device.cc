@@ -74,7 +74,8 @@ void Device::peek(fuse_in_header* request, std::size_t* length, bool* answered, 
       extras.kill_sgid = (s->setxattr_flags & abi::kSetxattrAclKillSgid) != 0;
       auto* bytes = reinterpret_cast<unsigned char*>(request);
       const std::size_t keep = sizeof *request + sizeof *s - abi::kSetxattrExtraBytes;
-      std::memmove(bytes + keep, bytes + keep + abi::kSetxattrExtraBytes, *length - keep - abi::kSetxattrExtraBytes);
+      std::memmove(bytes + keep, bytes + keep + abi::kSetxattrExtraBytes,
+                   *length - keep - abi::kSetxattrExtraBytes);
       *length -= abi::kSetxattrExtraBytes;
       request->len = static_cast<u32>(*length);
       break;
@@ -91,7 +92,8 @@ void Device::peek(fuse_in_header* request, std::size_t* length, bool* answered, 
         *answered = true;
       }
       break;
-    default: break;
+    default:
+      break;
   }
 }
 
@@ -142,7 +144,9 @@ struct DeviceHooks {
 
 int Device::install(fuse_session* session, Context& context, std::function<void()> ready) {
   context.device.ready_ = std::move(ready);
-  const fuse_custom_io io{.writev = &DeviceHooks::writev, .read = &DeviceHooks::read, .splice_receive = nullptr,
+  const fuse_custom_io io{.writev = &DeviceHooks::writev,
+                          .read = &DeviceHooks::read,
+                          .splice_receive = nullptr,
                           .splice_send = nullptr};
   return ::fuse_session_custom_io(session, &io, ::fuse_session_fd(session));
 }

@@ -5,10 +5,11 @@
 //  read    - remembers flags that libfuse drops (RequestExtras), on the thread that will run the handler
 //          - answers TMPFILE and STATX itself and reads on
 //          - brings SETXATTR into the form that libfuse parses
-//  writev  - adds to the INIT reply the features that libfuse cannot ask for, as far as the kernel offered them
+//  writev  - adds to the INIT reply the features that libfuse cannot ask for, as far as the kernel offered
+//  them
 //
-// libfuse calls fuse_session_custom_io's hooks for a session that it has mounted itself: the call only sets the table and
-// the descriptor (lib/fuse_lowlevel.c), so mounting by fusermount3 stays libfuse's work.
+// libfuse calls fuse_session_custom_io's hooks for a session that it has mounted itself: the call only sets
+// the table and the descriptor (lib/fuse_lowlevel.c), so mounting by fusermount3 stays libfuse's work.
 #pragma once
 
 #include <atomic>
@@ -34,7 +35,7 @@ class Device {
   // After fuse_session_mount() or equal. `ready` runs once, when the kernel has taken the INIT reply.
   static int install(fuse_session* session, Context& context, std::function<void()> ready);
 
-  u64 offered() const { return offered_; }    // by the kernel, in INIT
+  u64 offered() const { return offered_; }      // by the kernel, in INIT
   u64 requested() const { return requested_; }  // in our reply
 
  private:

@@ -31,7 +31,8 @@ constexpr unsigned kBackgroundRequests = 128;
 Mutex log_mutex{LockRank::kLeaf};
 std::string last_log GUARDED_BY(log_mutex);  // libfuse says why something failed only in its log
 
-__attribute__((format(printf, 2, 0))) void on_libfuse_log(enum fuse_log_level level, const char* format, va_list arguments) {
+__attribute__((format(printf, 2, 0))) void on_libfuse_log(enum fuse_log_level level, const char* format,
+                                                          va_list arguments) {
   char text[512];
   std::vsnprintf(text, sizeof text, format, arguments);
   std::string line(text);
@@ -51,9 +52,9 @@ void on_init(void*, fuse_conn_info* conn) {
   conn->max_background = kBackgroundRequests;
   conn->congestion_threshold = kBackgroundRequests * 3 / 4;
   conn->time_gran = 1;
-  const unsigned on = FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_DONT_MASK | FUSE_CAP_POSIX_ACL |
-                      FUSE_CAP_EXPLICIT_INVAL_DATA | FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_IOCTL_DIR |
-                      FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO;
+  const unsigned on = FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_DONT_MASK |
+                      FUSE_CAP_POSIX_ACL | FUSE_CAP_EXPLICIT_INVAL_DATA | FUSE_CAP_CACHE_SYMLINKS |
+                      FUSE_CAP_IOCTL_DIR | FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO;
   const unsigned off = FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_WRITEBACK_CACHE | FUSE_CAP_SPLICE_READ |
                        FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE;
   conn->want = (conn->want | (on & conn->capable)) & ~off;
@@ -92,14 +93,20 @@ Status check_mount_point(const MountPoint& point) {
   if (::stat(point.path.c_str(), &s) != 0) {
     const int e = errno;
     if (e == ENOTCONN)
-      return Status(Errc::kBusy, point.path + ": a mount whose daemon died is still there; run: pindax umount " + point.path);
-    if (e == ENOENT) return Status(Errc::kNotFound, point.path + ": no such mount point; make it first: mkdir " + point.path);
+      return Status(
+          Errc::kBusy,
+          point.path + ": a mount whose daemon died is still there; run: pindax umount " + point.path);
+    if (e == ENOENT)
+      return Status(Errc::kNotFound,
+                    point.path + ": no such mount point; make it first: mkdir " + point.path);
     return Status(from_errno(e), point.path + ": " + std::strerror(e));
   }
-  if (!S_ISDIR(s.st_mode)) return Status(Errc::kNotDirectory, point.path + ": not a directory; a pool is mounted on a directory");
+  if (!S_ISDIR(s.st_mode))
+    return Status(Errc::kNotDirectory, point.path + ": not a directory; a pool is mounted on a directory");
   if (::access("/dev/fuse", F_OK) != 0)
-    return Status(Errc::kNoDevice, "/dev/fuse is not there; load the module (modprobe fuse), or serve without a mount: "
-                                   "pindaxd --no-mount --socket SOCKET POOL");
+    return Status(Errc::kNoDevice,
+                  "/dev/fuse is not there; load the module (modprobe fuse), or serve without a mount: "
+                  "pindaxd --no-mount --socket SOCKET POOL");
   return {};
 }
 
@@ -121,8 +128,9 @@ bool detach(const std::string& path) {
   return errno == EPERM && run_program({"fusermount3", "-u", "-q", "-z", "--", path});
 }
 
-// Replaces the device by a pipe without reader. The connection ends with its last descriptor, and libfuse sees POLLERR, from
-// which it takes that the mount is gone: it must not unmount by path what is no longer ours.
+// Replaces the device by a pipe without reader. The connection ends with its last descriptor, and libfuse
+// sees POLLERR, from which it takes that the mount is gone: it must not unmount by path what is no longer
+// ours.
 void sever(int device) {
   int pipe_fds[2];
   if (::pipe2(pipe_fds, O_CLOEXEC) != 0) return;
@@ -163,10 +171,12 @@ Result<std::unique_ptr<Mount>> Mount::attach(FileSystem& fs, Executor& executor,
   if (state.session == nullptr) return Status(Errc::kInvalid, "mount options are not accepted: " + why());
   if (::fuse_session_mount(state.session, point.path.c_str()) != 0) {
     ::fuse_session_destroy(std::exchange(state.session, nullptr));
-    return Status(Errc::kPermission,
-                  "cannot mount on " + point.path + ": " + why() +
-                      (::geteuid() == 0 ? "" : " (fusermount3 must be installed set-uid, the mount point be yours, "
-                                               "and allow_other be allowed in /etc/fuse.conf)"));
+    return Status(
+        Errc::kPermission,
+        "cannot mount on " + point.path + ": " + why() +
+            (::geteuid() == 0 ? ""
+                              : " (fusermount3 must be installed set-uid, the mount point be yours, "
+                                "and allow_other be allowed in /etc/fuse.conf)"));
   }
   state.context.notifier.connect(state.session, point.path);
   fs.layout().set_kernel_cache(&state.context.notifier);
@@ -194,7 +204,8 @@ Mount::~Mount() {
 Status Mount::serve(std::function<void()> ready) {
   State& state = *state_;
   struct sigaction action {};
-  action.sa_handler = [](int) {};  // no SA_RESTART: it is there to interrupt the wait of libfuse's main thread
+  action.sa_handler = [](int) {
+  };  // no SA_RESTART: it is there to interrupt the wait of libfuse's main thread
   ::sigaction(SIGUSR1, &action, nullptr);
   if (Device::install(state.session, state.context, std::move(ready)) != 0)
     return Status(Errc::kNoMemory, "libfuse does not take the device hooks");
@@ -202,7 +213,8 @@ Status Mount::serve(std::function<void()> ready) {
   if (config == nullptr) return Status(Errc::kNoMemory);
   const unsigned processors = std::max(1u, std::thread::hardware_concurrency());
   // Handlers do not wait for clients, so few workers do; more than processors, as some wait for the media.
-  const unsigned workers = state.context.mount.workers != 0 ? state.context.mount.workers : std::clamp(2 * processors, 4u, 32u);
+  const unsigned workers =
+      state.context.mount.workers != 0 ? state.context.mount.workers : std::clamp(2 * processors, 4u, 32u);
   ::fuse_loop_cfg_set_clone_fd(config, 0);
   ::fuse_loop_cfg_set_max_threads(config, workers);
   state.server = ::pthread_self();
@@ -217,7 +229,8 @@ Status Mount::serve(std::function<void()> ready) {
     state.detached.store(!dead_mount);
   }
   if (result != 0 && result != -ENODEV && !state.ending.load())
-    return Status(from_errno(std::abs(result)), std::string("the FUSE device failed: ") + std::strerror(std::abs(result)));
+    return Status(from_errno(std::abs(result)),
+                  std::string("the FUSE device failed: ") + std::strerror(std::abs(result)));
   return {};
 }
 
@@ -228,7 +241,8 @@ void Mount::end(std::chrono::milliseconds grace) {
   const auto in_time = [&] { return std::chrono::steady_clock::now() < deadline; };
   const auto pause = [] { std::this_thread::sleep_for(std::chrono::milliseconds(5)); };
   state.context.changes.interrupt_all();
-  // Write-back may hang behind somebody who keeps a page busy: it gets a thread of its own and the time of grace.
+  // Write-back may hang behind somebody who keeps a page busy: it gets a thread of its own and the time of
+  // grace.
   auto synced = std::make_shared<std::atomic<bool>>(false);
   std::thread([synced, path = state.context.mount.path] {
     const int fd = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);

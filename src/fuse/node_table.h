@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Which inodes the kernel knows. FUSE counts: each entry or CREATE reply adds one lookup, FORGET takes them back, and
-// until then the kernel may use the number. The table holds an InodeRef meanwhile, so that a number is not given to
-// another file while the kernel means the old one (B6: an unlinked file lives until FORGET).
+// Which inodes the kernel knows. FUSE counts: each entry or CREATE reply adds one lookup, FORGET takes them
+// back, and until then the kernel may use the number. The table holds an InodeRef meanwhile, so that a number
+// is not given to another file while the kernel means the old one (B6: an unlinked file lives until FORGET).
 //
 // Node numbers are inode numbers, but for the root, which FUSE calls 1 (no inode of Pindax has that number).
 //
-// Thread-safe. References are dropped outside the shard's lock: the last one may start work in the file system.
+// Thread-safe. References are dropped outside the shard's lock: the last one may start work in the file
+// system.
 #pragma once
 
 #include <array>

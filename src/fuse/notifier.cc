@@ -33,7 +33,9 @@ struct NodeHandle {
     const u32 words[3] = {static_cast<u32>(node >> 32), static_cast<u32>(node), generation};
     std::memcpy(bytes.data() + sizeof head, words, sizeof words);
   }
-  struct file_handle* get() { return reinterpret_cast<struct file_handle*>(bytes.data()); }
+  struct file_handle* get() {
+    return reinterpret_cast<struct file_handle*>(bytes.data());
+  }
 };
 
 // GETATTR of `fd` itself, whatever the kernel has cached.
@@ -130,7 +132,8 @@ void Notifier::carry_out(const Job& job) {
   if (job.range.empty()) {
     refresh(session, mount_point, job.ino);
   } else if (job.range.end == kMaxOffset) {  // to the end of the file: length 0 says so
-    (void)::fuse_lowlevel_notify_inval_inode(session, node, static_cast<off_t>(round_down(job.range.begin, kBlockSize)), 0);
+    (void)::fuse_lowlevel_notify_inval_inode(session, node,
+                                             static_cast<off_t>(round_down(job.range.begin, kBlockSize)), 0);
   } else {
     const ByteRange pages = block_aligned(job.range);
     for (u64 at = pages.begin; at < pages.end; at += kBlockSize) {
@@ -143,8 +146,9 @@ void Notifier::carry_out(const Job& job) {
   ended_.notify_all();
 }
 
-// C7. Forgetting the attributes is not enough: the kernel appends at, maps up to and splices to the size that it knows,
-// until a GETATTR tells it another. The request comes back to our own workers; this thread serves none.
+// C7. Forgetting the attributes is not enough: the kernel appends at, maps up to and splices to the size that
+// it knows, until a GETATTR tells it another. The request comes back to our own workers; this thread serves
+// none.
 void Notifier::refresh(fuse_session* session, const std::string& mount_point, InodeNo ino) {
   const NodeId node = nodes_.node_of(ino);
   if (::fuse_lowlevel_notify_inval_inode(session, node, -1, 0) != 0) return;
@@ -161,8 +165,8 @@ void Notifier::refresh(fuse_session* session, const std::string& mount_point, In
   // Without CAP_DAC_READ_SEARCH: by one of its names.
   for (const std::string& path : inode->owner.paths(ino, 1)) {
     struct statx ignored {};
-    (void)::statx(AT_FDCWD, (mount_point + path).c_str(), AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_FORCE_SYNC,
-                  STATX_SIZE, &ignored);
+    (void)::statx(AT_FDCWD, (mount_point + path).c_str(),
+                  AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_FORCE_SYNC, STATX_SIZE, &ignored);
   }
 }
 

@@ -2,8 +2,8 @@
 //
 // KernelCache over a mount: drops the kernel's pages and attributes by notifications on the FUSE device.
 //
-// A notification may block: behind a fill of its page that is not answered yet, behind write-back that needs our own
-// workers, behind a SETATTR that waits. So (C2)
+// A notification may block: behind a fill of its page that is not answered yet, behind write-back that needs
+// our own workers, behind a SETATTR that waits. So (C2)
 //  1. it runs on threads that serve no requests and hold no lock;
 //  2. a call covers one page, so that it can block only behind a fill of that page;
 //  3. every job that finds no idle thread gets a new one: a blocked job never holds up another.
@@ -30,7 +30,8 @@ class Notifier : public KernelCache {
   // disconnect() the kernel caches nothing, so that jobs are done at once.
   void connect(fuse_session* session, std::string mount_point) EXCLUDES(mutex_);
   void disconnect() EXCLUDES(mutex_);
-  // Ends the threads after the jobs that are queued. The connection must have ended, so that none blocks for ever.
+  // Ends the threads after the jobs that are queued. The connection must have ended, so that none blocks for
+  // ever.
   void stop() EXCLUDES(mutex_);
 
   void drop(InodeNo ino, ByteRange range, std::function<void()> done) override EXCLUDES(mutex_);

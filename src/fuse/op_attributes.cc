@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Attributes. A new size is a layout change and may wait for pins; it is done first, so that an interrupted call has
-// changed nothing.
+// Attributes. A new size is a layout change and may wait for pins; it is done first, so that an interrupted
+// call has changed nothing.
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/sysmacros.h>

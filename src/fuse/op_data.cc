@@ -2,8 +2,9 @@
 //
 // Bytes. Replies leave from the callbacks of the file system, straight from the mapped pool.
 //
-// Who asks (docs/coherence.md): read(2) carries a lock owner; a READ without one fills a page of the kernel's cache, so the
-// kernel becomes an owner of it (C1). A WRITE with `writepage` is the kernel's write-back of such pages (C3).
+// Who asks (docs/coherence.md): read(2) carries a lock owner; a READ without one fills a page of the kernel's
+// cache, so the kernel becomes an owner of it (C1). A WRITE with `writepage` is the kernel's write-back of
+// such pages (C3).
 #include <fcntl.h>
 #include <sys/uio.h>
 
@@ -17,7 +18,8 @@ namespace pindax {
 namespace {
 
 constexpr u64 kCopyPieceBytes = 1u << 20;
-constexpr u64 kCopyRequestBytes = 16u << 20;  // of one COPY_FILE_RANGE: the kernel holds the target's lock meanwhile
+constexpr u64 kCopyRequestBytes =
+    16u << 20;  // of one COPY_FILE_RANGE: the kernel holds the target's lock meanwhile
 
 // Counts a request from its handler to its reply; the reply frees `req`, so the context is asked for first.
 class Flight {
@@ -91,37 +93,46 @@ void write(fuse_req_t req, fuse_ino_t, const char* data, std::size_t size, off_t
   // The kernel counts on its own end of file; if a client has moved it, the kernel must learn the size (C7).
   auto end = context.fs.size(*handle->inode);
   const bool moved = end.ok() && *end != request.offset;
-  context.fs.write(handle->inode, request, [req, moved, inode = handle->inode, &context](Result<u64> written) {
-    const Flight flight(req);
-    if (moved) context.notifier.invalidate_attributes(inode->ino);
-    if (!written.ok()) return reply_status(req, written.status());
-    ::fuse_reply_write(req, *written);
-  });
+  context.fs.write(handle->inode, request,
+                   [req, moved, inode = handle->inode, &context](Result<u64> written) {
+                     const Flight flight(req);
+                     if (moved) context.notifier.invalidate_attributes(inode->ino);
+                     if (!written.ok()) return reply_status(req, written.status());
+                     ::fuse_reply_write(req, *written);
+                   });
 }
 
 void fsync(fuse_req_t req, fuse_ino_t, int datasync, fuse_file_info* fi) {
   reply_status(req, context_of(req).fs.fsync(*handle_of(fi)->inode, datasync != 0));
 }
 
-// COPY_FILE_RANGE by bytes: read a piece into memory, let go of the source, write it. Runs on the executor between pieces, so that no
-// hold of one file is kept while another is asked for.
+// COPY_FILE_RANGE by bytes: read a piece into memory, let go of the source, write it. Runs on the executor
+// between pieces, so that no hold of one file is kept while another is asked for.
 class Copy : public std::enable_shared_from_this<Copy> {
  public:
   Copy(fuse_req_t req, InodeRef from, u64 from_offset, InodeRef to, u64 to_offset, u64 length)
-      : req_(req), context_(context_of(req)), from_(std::move(from)), to_(std::move(to)), from_offset_(from_offset),
-        to_offset_(to_offset), left_(std::min(length, kCopyRequestBytes)), caller_(caller_of(req)) {
+      : req_(req),
+        context_(context_of(req)),
+        from_(std::move(from)),
+        to_(std::move(to)),
+        from_offset_(from_offset),
+        to_offset_(to_offset),
+        left_(std::min(length, kCopyRequestBytes)),
+        caller_(caller_of(req)) {
     Flight::begin(context_);
   }
 
   void step() {
     const u64 piece = std::min(left_, kCopyPieceBytes);
     if (piece == 0) return finish({});
-    context_.fs.read(from_, from_offset_, piece, [self = shared_from_this()](Result<const FileSystem::ReadPieces*> r) {
-      self->buffer_.clear();
-      if (r.ok())
-        for (const auto& p : **r) self->buffer_.insert(self->buffer_.end(), p.begin(), p.end());
-      self->context_.executor.post([self, status = r.status()] { self->store(status); });
-    });
+    context_.fs.read(from_, from_offset_, piece,
+                     [self = shared_from_this()](Result<const FileSystem::ReadPieces*> r) {
+                       self->buffer_.clear();
+                       if (r.ok())
+                         for (const auto& p : **r)
+                           self->buffer_.insert(self->buffer_.end(), p.begin(), p.end());
+                       self->context_.executor.post([self, status = r.status()] { self->store(status); });
+                     });
   }
 
  private:
@@ -161,8 +172,8 @@ class Copy : public std::enable_shared_from_this<Copy> {
   const Caller caller_;
 };
 
-void copy_file_range(fuse_req_t req, fuse_ino_t, off_t from_offset, fuse_file_info* from, fuse_ino_t, off_t to_offset,
-                     fuse_file_info* to, std::size_t length, int) {
+void copy_file_range(fuse_req_t req, fuse_ino_t, off_t from_offset, fuse_file_info* from, fuse_ino_t,
+                     off_t to_offset, fuse_file_info* to, std::size_t length, int) {
   if (from_offset < 0 || to_offset < 0) return reply_error(req, Errc::kInvalid);
   std::make_shared<Copy>(req, handle_of(from)->inode, static_cast<u64>(from_offset), handle_of(to)->inode,
                          static_cast<u64>(to_offset), length)

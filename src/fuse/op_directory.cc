@@ -28,7 +28,7 @@ void releasedir(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
 struct stat entry_stat(InodeNo ino, u8 type) {
   struct stat s {};
   s.st_ino = ino.value;
-  s.st_mode = DTTOIF(type);
+  s.st_mode = static_cast<mode_t>(DTTOIF(type));
   return s;
 }
 
@@ -91,8 +91,8 @@ void readdirplus(fuse_req_t req, fuse_ino_t, std::size_t size, off_t offset, fus
     InodeRef inode;
     const fuse_entry_param param = listed_entry(context, entry, &inode);
     const std::size_t left = size - used;
-    const std::size_t need = ::fuse_add_direntry_plus(req, buffer.data() + used, left, entry.name.c_str(), &param,
-                                                      static_cast<off_t>(entry.cookie));
+    const std::size_t need = ::fuse_add_direntry_plus(req, buffer.data() + used, left, entry.name.c_str(),
+                                                      &param, static_cast<off_t>(entry.cookie));
     if (need > left) break;
     used += need;
     if (inode == nullptr) continue;

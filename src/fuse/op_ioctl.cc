@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// ioctls: chattr's flags, FITRIM, and Pindax's own (proto/mount_ioctl.h). The kernel copies the argument in and out by the
-// size in the command; it checks ownership and CAP_LINUX_IMMUTABLE for the flags (vfs_fileattr_set).
+// ioctls: chattr's flags, FITRIM, and Pindax's own (proto/mount_ioctl.h). The kernel copies the argument in
+// and out by the size in the command; it checks ownership and CAP_LINUX_IMMUTABLE for the flags
+// (vfs_fileattr_set).
 #include <linux/fs.h>
 
 #include <cerrno>
@@ -19,8 +20,8 @@ struct FlagPair {
   u32 xflag;  // FS_IOC_FSGETXATTR
 };
 constexpr FlagPair kFlagPairs[] = {
-    {format::kFlagSync, FS_XFLAG_SYNC},         {format::kFlagImmutable, FS_XFLAG_IMMUTABLE},
-    {format::kFlagAppend, FS_XFLAG_APPEND},     {format::kFlagNoDump, FS_XFLAG_NODUMP},
+    {format::kFlagSync, FS_XFLAG_SYNC},       {format::kFlagImmutable, FS_XFLAG_IMMUTABLE},
+    {format::kFlagAppend, FS_XFLAG_APPEND},   {format::kFlagNoDump, FS_XFLAG_NODUMP},
     {format::kFlagNoAtime, FS_XFLAG_NOATIME},
 };
 
@@ -65,7 +66,8 @@ void get_fsxattr(fuse_req_t req, Inode& inode, std::size_t room) {
 
 void set_fsxattr(fuse_req_t req, Inode& inode, const struct fsxattr& in) {
   Context& context = context_of(req);
-  if (in.fsx_projid != 0 || in.fsx_extsize != 0 || in.fsx_cowextsize != 0) return reply_error(req, Errc::kNotSupported);
+  if (in.fsx_projid != 0 || in.fsx_extsize != 0 || in.fsx_cowextsize != 0)
+    return reply_error(req, Errc::kNotSupported);
   auto old = context.fs.flags(inode);
   if (!old.ok()) return reply_status(req, old.status());
   u32 flags = *old;
@@ -92,7 +94,8 @@ void trim(fuse_req_t req, const struct fstrim_range& range, std::size_t room) {
 
 void token(fuse_req_t req, const Handle& handle, std::size_t room) {
   const u32 pid = process_of(static_cast<u32>(::fuse_req_ctx(req)->pid));
-  if (pid == 0) return reply_error(req, Errc::kNotSupported);  // a foreign pid namespace: through the mount only
+  if (pid == 0)
+    return reply_error(req, Errc::kNotSupported);  // a foreign pid namespace: through the mount only
   auto reply = context_of(req).service.issue_token(handle.inode, handle.access(), pid);
   if (!reply.ok()) return reply_status(req, reply.status());
   reply_struct(req, *reply, room);
@@ -108,7 +111,8 @@ void change_layout(fuse_req_t req, const Handle& handle, const proto::IoctlFallo
   PendingChange::run(
       context.changes, context.executor, req,
       [&](PendingChange::Done done) {
-        return context.fs.fallocate(inode, static_cast<int>(in.mode), in.offset, in.length, change, std::move(done));
+        return context.fs.fallocate(inode, static_cast<int>(in.mode), in.offset, in.length, change,
+                                    std::move(done));
       },
       [req, inode, &context](const Status& status) {
         context.notifier.invalidate_attributes(inode->ino);
@@ -116,29 +120,35 @@ void change_layout(fuse_req_t req, const Handle& handle, const proto::IoctlFallo
       });
 }
 
-void ioctl(fuse_req_t req, fuse_ino_t, unsigned command, void*, fuse_file_info* fi, unsigned flags, const void* in,
-           std::size_t in_size, std::size_t room) {
+void ioctl(fuse_req_t req, fuse_ino_t, unsigned command, void*, fuse_file_info* fi, unsigned flags,
+           const void* in, std::size_t in_size, std::size_t room) {
   if ((flags & FUSE_IOCTL_COMPAT) != 0) return (void)::fuse_reply_err(req, ENOTTY);
   const Handle& handle = *handle_of(fi);
   Inode& inode = *handle.inode;
   switch (command) {
-    case FS_IOC_GETFLAGS: return get_flags(req, inode, room);
+    case FS_IOC_GETFLAGS:
+      return get_flags(req, inode, room);
     case FS_IOC_SETFLAGS:
       if (const auto value = argument<u32>(in, in_size)) return set_flags(req, inode, *value);
       break;
-    case FS_IOC_FSGETXATTR: return get_fsxattr(req, inode, room);
+    case FS_IOC_FSGETXATTR:
+      return get_fsxattr(req, inode, room);
     case FS_IOC_FSSETXATTR:
       if (const auto value = argument<struct fsxattr>(in, in_size)) return set_fsxattr(req, inode, *value);
       break;
     case FITRIM:
       if (const auto value = argument<struct fstrim_range>(in, in_size)) return trim(req, *value, room);
       break;
-    case proto::kIocMountInfo: return reply_struct(req, context_of(req).service.mount_info(), room);
-    case proto::kIocToken: return token(req, handle, room);
+    case proto::kIocMountInfo:
+      return reply_struct(req, context_of(req).service.mount_info(), room);
+    case proto::kIocToken:
+      return token(req, handle, room);
     case proto::kIocFallocate:
-      if (const auto value = argument<proto::IoctlFallocate>(in, in_size)) return change_layout(req, handle, *value);
+      if (const auto value = argument<proto::IoctlFallocate>(in, in_size))
+        return change_layout(req, handle, *value);
       break;
-    default: return (void)::fuse_reply_err(req, ENOTTY);
+    default:
+      return (void)::fuse_reply_err(req, ENOTTY);
   }
   reply_error(req, Errc::kInvalid);
 }

@@ -22,8 +22,8 @@ void lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
   if (!name_fits(req, name)) return;
   InodeRef dir = context.nodes.find(parent);
   if (dir == nullptr) {
-    // A file handle of NFS or open_by_handle_at: "." of a number that the kernel does not hold; it compares the
-    // generation of the reply with the handle's.
+    // A file handle of NFS or open_by_handle_at: "." of a number that the kernel does not hold; it compares
+    // the generation of the reply with the handle's.
     auto found = context.fs.get(context.nodes.inode_of(parent));
     if (!found.ok()) return reply_error(req, Errc::kStale);
     dir = *found;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Open files. Direct I/O keeps one copy of the data, in the pool; KEEP_CACHE spares mmap'ed pages at each open(2)
-// (docs/coherence.md). O_TRUNC reaches us with OPEN and waits for pins as a truncate does (R25).
+// Open files. Direct I/O keeps one copy of the data, in the pool; KEEP_CACHE spares mmap'ed pages at each
+// open(2) (docs/coherence.md). O_TRUNC reaches us with OPEN and waits for pins as a truncate does (R25).
 #include <fcntl.h>
 #include <sys/stat.h>
 
@@ -75,7 +75,8 @@ void open(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
   const InodeRef inode = inode_or_stale(req, ino);
   if (inode == nullptr) return;
   const int flags = fi->flags;
-  if (const Status status = check_flags(context_of(req), *inode, flags); !status.ok()) return reply_status(req, status);
+  if (const Status status = check_flags(context_of(req), *inode, flags); !status.ok())
+    return reply_status(req, status);
   if ((flags & O_TRUNC) == 0) return reply_open(req, inode, flags);
   truncate_then(req, inode, [req, inode, flags] { reply_open(req, inode, flags); });
 }
@@ -86,8 +87,8 @@ void create(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode, fu
   const InodeRef dir = inode_or_stale(req, parent);
   if (dir == nullptr) return;
   const int flags = fi->flags;
-  auto made = context.fs.create(*dir, name, {.mode = (mode & 07777u) | S_IFREG, .rdev = 0, .symlink_target = {}},
-                                caller_of(req));
+  auto made = context.fs.create(
+      *dir, name, {.mode = (mode & 07777u) | S_IFREG, .rdev = 0, .symlink_target = {}}, caller_of(req));
   if (made.ok()) return reply_create(req, *made, flags);
   if (made.code() != Errc::kExists || (flags & O_EXCL) != 0) return reply_status(req, made.status());
   // Somebody made it since the kernel looked: a client, or another path of the kernel's.
@@ -122,8 +123,8 @@ void answer_tmpfile(Context& context, int fd, const fuse_in_header& request, con
   caller.umask = in.umask;
   caller.tid = caller.pid = request.pid;
   caller.privileged = true;
-  auto made = context.fs.create_unnamed(*dir, {.mode = (in.mode & 07777u) | S_IFREG, .rdev = 0, .symlink_target = {}},
-                                        caller);
+  auto made = context.fs.create_unnamed(
+      *dir, {.mode = (in.mode & 07777u) | S_IFREG, .rdev = 0, .symlink_target = {}}, caller);
   if (!made.ok()) return send_reply(fd, request.unique, to_errno(made.code()));
   auto attributes = context.fs.attributes(**made);
   if (!attributes.ok()) return send_reply(fd, request.unique, to_errno(attributes.code()));

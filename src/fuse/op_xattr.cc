@@ -29,7 +29,8 @@ void getxattr(fuse_req_t req, fuse_ino_t ino, const char* name, std::size_t size
   reply_value(req, *value, size);
 }
 
-void setxattr(fuse_req_t req, fuse_ino_t ino, const char* name, const char* value, std::size_t size, int flags) {
+void setxattr(fuse_req_t req, fuse_ino_t ino, const char* name, const char* value, std::size_t size,
+              int flags) {
   const InodeRef inode = inode_or_stale(req, ino);
   if (inode == nullptr) return;
   Caller caller = caller_of(req);

@@ -24,7 +24,9 @@ Timeout timeout_of(const Context& context) {
   return {static_cast<u64>(whole), static_cast<u32>((context.mount.attr_timeout_s - whole) * 1e9)};
 }
 
-timespec to_timespec(const FileTime& t) { return {.tv_sec = t.seconds, .tv_nsec = static_cast<long>(t.nanoseconds)}; }
+timespec to_timespec(const FileTime& t) {
+  return {.tv_sec = t.seconds, .tv_nsec = static_cast<long>(t.nanoseconds)};
+}
 
 // Reads a small file of /proc; empty if it is gone.
 std::string read_proc(u32 tid, const char* name) {
@@ -121,7 +123,8 @@ void reply_attributes(fuse_req_t req, Inode& inode) {
 }
 
 void send_reply(int fd, u64 unique, int error, const void* body, std::size_t size) {
-  fuse_out_header header{.len = static_cast<u32>(sizeof(fuse_out_header) + size), .error = -error, .unique = unique};
+  fuse_out_header header{
+      .len = static_cast<u32>(sizeof(fuse_out_header) + size), .error = -error, .unique = unique};
   iovec vector[2] = {{&header, sizeof header}, {const_cast<void*>(body), size}};
   if (::writev(fd, vector, size != 0 ? 2 : 1) < 0 && errno != ENOENT && errno != ENODEV)
     spdlog::error("a reply to the kernel failed: {}", std::strerror(errno));

@@ -30,10 +30,11 @@ void send_reply(int fd, u64 unique, int error, const void* body = nullptr, std::
 InodeRef inode_or_stale(fuse_req_t req, fuse_ino_t node);
 InodeRef inode_of(fuse_req_t req, fuse_ino_t node, const fuse_file_info* fi);
 
-// The caller as FUSE knows it. The kernel has applied the rules about groups and capabilities where it can, so it counts
-// as privileged unless the request says that set-id bits must go.
+// The caller as FUSE knows it. The kernel has applied the rules about groups and capabilities where it can,
+// so it counts as privileged unless the request says that set-id bits must go.
 Caller caller_of(fuse_req_t req);
-// As above, for operations that may wait for pins: the process is looked up if the inode was ever mapped by a client.
+// As above, for operations that may wait for pins: the process is looked up if the inode was ever mapped by a
+// client.
 FileSystem::ChangeContext change_context(fuse_req_t req, Inode& inode);
 // Process of a thread, 0 if unknown.
 u32 process_of(u32 tid);

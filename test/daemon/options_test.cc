@@ -32,8 +32,9 @@ TEST_CASE("daemon: a pool without a mount point needs --no-mount and a socket") 
 }
 
 TEST_CASE("daemon: mount options set what they name") {
-  auto o = with("posix,ro,noatime,on_busy=refuse,busy_deadline=2.5,recall_deadline=200ms,commit_interval=1,longterm,"
-                "share_userfaultfd,attr_timeout=0.5,allow_other,threads=7");
+  auto o = with(
+      "posix,ro,noatime,on_busy=refuse,busy_deadline=2.5,recall_deadline=200ms,commit_interval=1,longterm,"
+      "share_userfaultfd,attr_timeout=0.5,allow_other,threads=7");
   REQUIRE(o.ok());
   CHECK(o->sync == SyncMode::kPosix);
   CHECK(o->fs.read_only);
@@ -69,8 +70,9 @@ TEST_CASE("daemon: an escaped comma stays in the value") {
 }
 
 TEST_CASE("daemon: an unknown or unusable option is named in the error") {
-  for (const char* list : {"stict", "on_busy=later", "busy_deadline=soon", "busy_deadline=-1", "foo=bar", "commit_interval=0",
-                           "threads=1", "subtype=other", "loglevel=loud", "attr_timeout="}) {
+  for (const char* list :
+       {"stict", "on_busy=later", "busy_deadline=soon", "busy_deadline=-1", "foo=bar", "commit_interval=0",
+        "threads=1", "subtype=other", "loglevel=loud", "attr_timeout="}) {
     auto o = with(list);
     CHECK(o.code() == Errc::kInvalid);
     const std::string name = std::string(list).substr(0, std::string(list).find('='));
