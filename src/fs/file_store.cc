@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// store_range(): the one routine that gives file blocks their contents. A part is one transaction under Inode::mutex:
+// blocks that hold data are overwritten in place; unwritten ones are filled and change state; holes get new blocks, filled
+// before the commit that makes them reachable. Nothing is reachable before it has its contents, so a crash shows
+// the file before or after each part.
+#include <algorithm>
+
+#include "base/steps.h"
+#include "fs/file_data.h"
+
+namespace pindax {
+
+namespace {
+
+class Storer {
+ public:
+  Storer(FileSystemImpl& fs, Inode& inode, const StoreJob& job) : fs_(fs), inode_(inode), job_(job) {}
+
+  Result<u64> run() {
+    u64 at = job_.offset;
+    unsigned limit = kMostExtents;
+    while (at < job_.end) {
+      const auto next = part(at, limit);
+      if (next.ok()) {
+        at = *next;
+        continue;
+      }
+      if (next.code() == Errc::kNoSpace && extents_done_ > 0) {
+        limit = extents_done_;  // a tree node was missing: as much as there are nodes for
+        continue;
+      }
+      if (next.code() == Errc::kNoSpace && at > job_.offset) break;
+      return next.status();
+    }
+    return at - job_.offset;
+  }
+
+ private:
+  // In one transaction, under one hold of Inode::mutex.
+  static constexpr unsigned kMostExtents = 256;
+  static constexpr u64 kMostBytes = u64{16} << 20;
+
+  // Stores from `at` on, as much as one transaction takes. Returns where it stopped, always behind `at`.
+  Result<u64> part(u64 at, unsigned limit) {
+    extents_done_ = 0;
+    WriteLock lock(inode_.mutex);
+    Transaction tx(fs_.store());
+    PINDAX_ASSIGN(format::Inode * slot, fs_.change_slot(tx, inode_));
+    RecordBudget budget(tx);
+    const u64 start = at;
+    const u64 size = slot->size_bytes;
+    end_ = job_.end;
+    if (job_.write_back) {
+      end_ = std::min(end_, size);
+      if (at >= end_ || !fs_.layout().may_write_back(*inode_.layout(), block_aligned({at, end_}))) return job_.end;
+    }
+    const bool grows = job_.extends && job_.end > size;
+    if (grows && start > size) PINDAX_TRY(zero_tail(fs_, inode_, ExtentReader(tx, *slot), *slot, start));
+    while (at < end_ && at - start < kMostBytes && extents_done_ < limit && budget.has_room()) {
+      const auto next = segment(tx, *slot, at, budget);
+      if (next.code() == Errc::kNoSpace && at > start && !tree_failed_) break;
+      if (!next.ok()) return next.status();
+      at = *next;
+    }
+    if (at == start) return Errc::kNoSpace;
+    PINDAX_TRY(drain());
+    if (grows) slot->size_bytes = std::max(size, at);
+    if (job_.data != nullptr || grows) stamp(*slot, kStampMtime | kStampCtime, now());
+    if (!job_.keep_set_id) clear_set_id(*slot);
+    PINDAX_STEP("fs.store_filled");
+    PINDAX_TRY(tx.commit());
+    PINDAX_STEP("fs.store_committed");
+    if (fs_.media().granularity() == Granularity::kPage) note_unsynced(fs_, inode_, start, at);
+    extents_done_ = 0;
+    return at;
+  }
+
+  // One extent's worth from `at` on. Returns its end.
+  Result<u64> segment(Transaction& tx, format::Inode& slot, u64 at, RecordBudget& budget) {
+    tree_failed_ = false;
+    const FileBlock block = first_block(at);
+    ExtentReader reader(tx, slot);
+    PINDAX_ASSIGN(const auto found, reader.at_or_after(block));
+    const bool mapped = found && found->file_block <= block;
+    u64 stop = std::min(end_, round_down(at, kBlockSize) + kMostBytes);
+    if (found) stop = std::min(stop, byte_of(mapped ? found->file_end() : found->file_block));
+    if (mapped && holds_data(fs_, *found)) {
+      const ExtentInfo part = clip_extent(*found, block, end_block(stop));
+      if (job_.data != nullptr)
+        PINDAX_TRY(overwrite(fs_, block_offset(part.block) + at % kBlockSize, source(at), stop - at));
+      stored_in_place_ = true;
+      return stop;
+    }
+    ExtentInfo e;
+    if (mapped) {
+      e = clip_extent(*found, block, end_block(stop));
+    } else {
+      PINDAX_ASSIGN(const BlockRun run, fs_.allocator().allocate(tx, allocation_near(reader, block, end_block(stop) - block)));
+      e.file_block = block;
+      e.block = run.start;
+      e.length = static_cast<u32>(run.length);
+      stop = std::min(stop, byte_of(e.file_end()));
+    }
+    PINDAX_TRY(fill(e, at, stop));
+    const bool provisional = commits_provisional(fs_);
+    e.state = provisional ? ExtentState::kProvisional : ExtentState::kWritten;
+    e.epoch = provisional ? fs_.mount_epoch() : 0;
+    tree_failed_ = true;  // what fails from here on leaves the transaction half done
+    InodeNodes nodes(fs_.allocator(), slot);
+    ExtentEditor editor(tx, slot, nodes);
+    if (mapped) {
+      PINDAX_TRY(editor.set_state(e.file_block, e.file_end(), e.state, e.epoch, ~0u));
+    } else {
+      PINDAX_TRY(editor.insert(e));
+    }
+    tree_failed_ = false;
+    budget.count(mapped ? 0 : e.length);
+    ++extents_done_;
+    return stop;
+  }
+
+  // New contents of the extent's blocks: the bytes of [at, stop), zeros around them.
+  Status fill(const ExtentInfo& e, u64 at, u64 stop) {
+    Media& media = fs_.media();
+    const PoolOffset start = block_offset(e.block);
+    const u64 length = u64{e.length} << kBlockShift;
+    const u64 head = job_.data != nullptr ? at - byte_of(e.file_block) : length;
+    const u64 body = job_.data != nullptr ? stop - at : 0;
+    const u64 tail = length - head - body;
+    if (head > 0) PINDAX_TRY(media.zero(start, head));
+    if (body > 0) PINDAX_TRY(overwrite(fs_, start + head, source(at), body));
+    if (tail > 0) PINDAX_TRY(media.zero(start + head + body, tail));
+    stored_new_ = true;
+    switch (media.granularity()) {
+      case Granularity::kVolatile: return {};
+      case Granularity::kPage: return commits_provisional(fs_) ? Status() : media.flush(start, length);
+      default: break;
+    }
+    if (head > 0) PINDAX_TRY(media.flush(start, head));
+    return tail > 0 ? media.flush(start + head + body, tail) : Status();
+  }
+
+  Status drain() {
+    const bool needed = stored_new_ || stored_in_place_;
+    stored_new_ = stored_in_place_ = false;
+    return needed && !commits_provisional(fs_) ? fs_.media().drain() : Status();
+  }
+
+  const std::byte* source(u64 at) const { return job_.data + (at - job_.offset); }
+
+  FileSystemImpl& fs_;
+  Inode& inode_;
+  const StoreJob& job_;
+  u64 end_ = 0;                // of the part under way
+  unsigned extents_done_ = 0;  // changed in the transaction under way, or in the one that failed last
+  bool tree_failed_ = false;
+  bool stored_new_ = false;
+  bool stored_in_place_ = false;
+};
+
+}  // namespace
+
+Result<u64> store_range(FileSystemImpl& fs, Inode& inode, const StoreJob& job) {
+  PINDAX_TRY(finish_pending(fs, inode, job.offset, job.end));
+  return Storer(fs, inode, job).run();
+}
+
+}  // namespace pindax

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// write() and write_back().
+//
+// Three ways of a write, tried in this order:
+//   1. in place: all blocks hold data, inside the size. Shared hold; Inode::mutex for the lookup only; nothing is committed.
+//   2. into holes or unwritten blocks inside the size, nobody maps the file: shared hold, store_range().
+//   3. else (it extends, it appends, a client may have mapped the zeros that the blocks replace): an exclusive hold from the
+//      write, or the block of the file's end, on. Whoever changes the size holds [that block, end of everything), so sizes
+//      change one after the other, an append finds the end where it is (R45), and nobody stores into the tail that is
+//      being zeroed (R46). Translations of zeros are recalled (R18, R19); pins do not matter (P4).
+#include <algorithm>
+#include <thread>
+
+#include "base/steps.h"
+#include "fs/file_data.h"
+#include "fs/retried_change.h"
+
+namespace pindax {
+
+namespace {
+
+// The request's bytes: the caller's while the caller is inside write(), then a copy.
+class Source {
+ public:
+  explicit Source(std::span<const std::byte> data) : data_(data), caller_(std::this_thread::get_id()) {}
+
+  // For the thread that carries the write out. Waits at most for the copy below.
+  const std::byte* bytes() {
+    if (std::this_thread::get_id() == caller_ && !returned_) return data_.data();
+    ready_.wait(false, std::memory_order_acquire);
+    return data_.data();
+  }
+  std::size_t size() const { return size_; }
+
+  // The caller's thread: the write is complete; and: write() is about to return.
+  void complete() {
+    if (std::this_thread::get_id() == caller_ && !returned_) completed_ = true;
+  }
+  void caller_returns() {
+    returned_ = true;
+    if (completed_) return;
+    copy_.assign(data_.begin(), data_.end());
+    data_ = copy_;
+    ready_.store(true, std::memory_order_release);
+    ready_.notify_all();
+  }
+
+ private:
+  std::span<const std::byte> data_;
+  const std::size_t size_ = data_.size();
+  const std::thread::id caller_;
+  bool returned_ = false;   // these two: the caller's thread only
+  bool completed_ = false;
+  std::vector<std::byte> copy_;
+  std::atomic<bool> ready_{false};
+};
+
+class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
+ public:
+  WriteOperation(FileSystemImpl& fs, InodeRef inode, const FileSystem::WriteRequest& request,
+                 std::function<void(Result<u64>)> done)
+      : fs_(fs), inode_(std::move(inode)), source_(request.data), offset_(request.offset), append_(request.append),
+        sync_(request.sync), caller_(request.caller), done_(std::move(done)) {}
+
+  void start() {
+    const Status status = begin();
+    if (!status.ok()) finish(status);
+    source_.caller_returns();
+  }
+
+ private:
+  u64 end() const { return offset_ + length_; }
+
+  Status begin() {
+    PINDAX_TRY(fs_.check_writable());
+    length_ = source_.size();
+    u64 size = 0;
+    {
+      ReadLock lock(inode_->mutex);
+      PINDAX_ASSIGN(const SlotView slot, fs_.read_slot(*inode_));
+      PINDAX_TRY(check_data_change(*slot, append_));
+      size = slot->size_bytes;
+      if ((slot->flags & format::kFlagSync) != 0) sync_ = true;
+    }
+    if (append_) offset_ = size;
+    PINDAX_TRY(clip());
+    if (length_ == 0) {
+      finish({});
+    } else if (append_ || end() > size) {
+      take_exclusive();
+    } else {
+      take_shared();
+    }
+    return {};
+  }
+
+  // The part below the limit of file sizes.
+  Status clip() {
+    if (source_.size() > 0 && offset_ >= format::kMaxFileBytes) return Status(Errc::kTooBig);
+    length_ = std::min<u64>(source_.size(), format::kMaxFileBytes - std::min(offset_, format::kMaxFileBytes));
+    return {};
+  }
+
+  void take_shared() {
+    fs_.layout().with_shared(*inode_->layout(), block_aligned({offset_, end()}),
+                             [self = shared_from_this()](SharedHold hold) { self->with_shared_hold(std::move(hold)); });
+  }
+
+  void with_shared_hold(SharedHold hold) {
+    bool fits = false;
+    Status status = in_place(&fits);
+    PINDAX_STEP("fs.write_shared");
+    if (status.ok() && !fits) {
+      if (beyond_ || fs_.layout().ever_mapped(*inode_->layout())) {
+        hold.release();
+        return take_exclusive();
+      }
+      status = store();
+    }
+    hold.release();
+    finish(status);
+  }
+
+  // Way 1. Leaves *fits false, having done nothing, if that is not possible.
+  Status in_place(bool* fits) {
+    std::vector<ExtentInfo> extents;
+    {
+      ReadLock lock(inode_->mutex);
+      PINDAX_ASSIGN(const SlotView slot, fs_.read_slot(*inode_));
+      beyond_ = end() > slot->size_bytes;
+      if (beyond_ || (!caller_.privileged && has_set_id(*slot))) return {};
+      PINDAX_ASSIGN(extents, visible_extents(ExtentReader(fs_.store(), *slot), *slot, first_block(offset_), end_block(end())));
+    }
+    if (!all_data(fs_, extents, first_block(offset_), end_block(end()))) return {};
+    *fits = true;
+    const std::byte* const data = source_.bytes();
+    for (const ExtentInfo& e : extents) {
+      const u64 from = std::max(offset_, byte_of(e.file_block)), to = std::min(end(), byte_of(e.file_end()));
+      PINDAX_TRY(overwrite(fs_, block_offset(e.block) + (from - byte_of(e.file_block)), data + (from - offset_), to - from));
+    }
+    PINDAX_TRY(finish_overwrite(fs_, *inode_, offset_, length_));
+    fs_.note_modified(*inode_);
+    written_ = length_;
+    return {};
+  }
+
+  // Ways 2 and 3, under the hold.
+  Status store() {
+    StoreJob job;
+    job.offset = offset_;
+    job.end = end();
+    job.data = source_.bytes();
+    job.extends = true;
+    job.keep_set_id = caller_.privileged;
+    PINDAX_ASSIGN(written_, store_range(fs_, *inode_, job));
+    return {};
+  }
+
+  void take_exclusive() {
+    const auto self = shared_from_this();
+    RetriedChange::start(
+        fs_.layout(), inode_, [self] { return self->plan(); },
+        [self](const ChangeGrant&, bool* again) { return self->with_exclusive_hold(again); },
+        [self](Status status) { self->finish(std::move(status)); });
+  }
+
+  Result<ChangeRequest> plan() {
+    ReadLock lock(inode_->mutex);
+    PINDAX_ASSIGN(const SlotView slot, fs_.read_slot(*inode_));
+    const u64 size = slot->size_bytes;
+    ChangeRequest request;
+    request.operation = "write";
+    request.requester = {caller_.pid, caller_.tid, caller_.uid, {}};
+    request.recall_only = true;
+    request.only_frees = false;
+    const u64 at = append_ ? size : offset_;
+    if (append_ || end() > size) {
+      lock_begin_ = round_down(std::min(at, size), kBlockSize);
+      request.lock_range = {lock_begin_, kMaxOffset};
+    } else {
+      lock_begin_ = round_down(at, kBlockSize);
+      request.lock_range = block_aligned({offset_, end()});
+    }
+    lock_end_ = request.lock_range.end;
+    recall_begin_ = kMaxOffset;
+    if (fs_.layout().ever_mapped(*inode_->layout())) {
+      PINDAX_ASSIGN(recall_begin_, first_zero_block(*slot, at));
+      if (recall_begin_ < lock_end_) request.break_range = {recall_begin_, lock_end_};
+    }
+    return request;
+  }
+
+  // Where, from `at` on, translations may show zeros that are about to get contents: behind the block of `at` if that
+  // one holds data.
+  Result<u64> first_zero_block(const format::Inode& slot, u64 at) {
+    const FileBlock block = first_block(at);
+    PINDAX_ASSIGN(const auto extents, visible_extents(ExtentReader(fs_.store(), slot), slot, block, block + 1));
+    const bool data = !extents.empty() && holds_data(fs_, extents[0]);
+    return byte_of(data ? block + 1 : block);
+  }
+
+  Status with_exclusive_hold(bool* again) {
+    {
+      ReadLock lock(inode_->mutex);
+      PINDAX_ASSIGN(const SlotView slot, fs_.read_slot(*inode_));
+      const u64 size = slot->size_bytes;
+      if (append_) {
+        offset_ = size;
+        PINDAX_TRY(clip());
+      }
+      const bool grows = end() > size;
+      if (offset_ < lock_begin_ || (grows && (size < lock_begin_ || lock_end_ != kMaxOffset))) *again = true;
+      if (!*again && fs_.layout().ever_mapped(*inode_->layout())) {
+        PINDAX_ASSIGN(const u64 needed, first_zero_block(*slot, offset_));
+        *again = needed < std::min(recall_begin_, end());
+      }
+      if (*again) return {};
+    }
+    PINDAX_STEP("fs.write_exclusive");
+    return store();
+  }
+
+  void finish(Status status) {
+    const bool lazy = fs_.media().granularity() == Granularity::kPage || fs_.store().mode() == SyncMode::kPosix;
+    if (status.ok() && sync_ && written_ > 0 && lazy) status = fs_.fsync(*inode_, true);
+    source_.complete();
+    const auto done = std::move(done_);
+    if (status.ok()) {
+      done(written_);
+    } else {
+      done(status);
+    }
+  }
+
+  FileSystemImpl& fs_;
+  const InodeRef inode_;
+  Source source_;
+  u64 offset_;
+  u64 length_ = 0;
+  const bool append_;
+  bool sync_;
+  const Caller caller_;
+  std::function<void(Result<u64>)> done_;
+
+  bool beyond_ = false;  // seen under the shared hold: the write extends after all
+  u64 lock_begin_ = 0, lock_end_ = 0, recall_begin_ = 0;  // of the round under way
+  u64 written_ = 0;
+};
+
+}  // namespace
+
+void FileSystemImpl::write(InodeRef inode, const WriteRequest& request, std::function<void(Result<u64>)> done) {
+  std::make_shared<WriteOperation>(*this, std::move(inode), request, std::move(done))->start();
+}
+
+Status FileSystemImpl::write_back(Inode& inode, u64 offset, std::span<const std::byte> data) {
+  PINDAX_TRY(check_writable());
+  u64 end = std::min(offset + data.size(), format::kMaxFileBytes);
+  if (offset >= end) return {};
+  {
+    // The shared lock keeps the blocks in the file during the copy: layout changes take it exclusively.
+    ReadLock lock(inode.mutex);
+    PINDAX_ASSIGN(const SlotView slot, read_slot(inode));
+    if (!is_regular(*slot)) return Status(Errc::kInvalid, "not a regular file");
+    end = std::min<u64>(end, slot->size_bytes);
+    if (offset >= end) return {};
+    if (!layout_->may_write_back(*inode.layout(), block_aligned({offset, end}))) return {};
+    PINDAX_STEP("fs.write_back_allowed");
+    PINDAX_ASSIGN(const auto extents,
+                  visible_extents(ExtentReader(*store_, *slot), *slot, first_block(offset), end_block(end)));
+    if (all_data(*this, extents, first_block(offset), end_block(end))) {
+      for (const ExtentInfo& e : extents) {
+        const u64 from = std::max(offset, byte_of(e.file_block)), to = std::min(end, byte_of(e.file_end()));
+        PINDAX_TRY(overwrite(*this, block_offset(e.block) + (from - byte_of(e.file_block)), data.data() + (from - offset), to - from));
+      }
+      PINDAX_TRY(finish_overwrite(*this, inode, offset, end - offset));
+      end = 0;
+    }
+  }
+  if (end == 0) {
+    note_modified(inode);
+    return {};
+  }
+  // A page that was read as a hole and then stored into: it gets its block now.
+  StoreJob job;
+  job.offset = offset;
+  job.end = end;
+  job.data = data.data();
+  job.write_back = true;
+  PINDAX_ASSIGN(const u64 done, store_range(*this, inode, job));
+  return done == end - offset ? Status() : Status(Errc::kNoSpace);
+}
+
+}  // namespace pindax
