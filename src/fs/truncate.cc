@@ -84,6 +84,8 @@ void set_pending(format::Inode& slot, u64 begin, u64 end) {
 Result<bool> free_step(FileSystemImpl& fs, Transaction& tx, Inode& inode, format::Inode& slot, u64 begin, u64 end,
                        const ChangeGrant& grant) {
   const bool was_orphan = belongs_to_orphans(slot);
+  // The list's lock comes before the quarantine's. Inline extents never need a second step.
+  if (was_orphan || slot.data_kind == static_cast<u16>(format::DataKind::kTree)) fs.lock_orphans(tx);
   PINDAX_ASSIGN(const bool more, fs.free_file_range_step(tx, inode, begin, end, grant));
   set_pending(slot, more ? begin : 0, more ? end : 0);
   const bool is_orphan = belongs_to_orphans(slot);

@@ -5,9 +5,12 @@
 // every insert or erase. A tree of height 1 is a single leaf; root 0 is the empty tree.
 //
 // Locking: the owner's lock, shared for reads, exclusive for changes, until the transaction commits.
-// A crash leaves the tree before or after the transaction. Every node is checked (format::check_node) when it is
+// Media may hold anything: levels fall by one on every way down and a root is below kMaxTreeLevels, so that damage can
+// neither loop nor overflow. A crash leaves the tree before or after the transaction. Every node is checked (format::check_node) when it is
 // read; a bad one gives kCorrupt and changes nothing.
 #pragma once
+
+#include <boost/container/small_vector.hpp>
 
 #include <functional>
 #include <optional>
@@ -32,6 +35,8 @@ struct TreeRef {
   u64 owner;  // what NodeHeader::owner must say
 };
 
+inline constexpr unsigned kMaxTreeLevels = 12;
+
 using TreeBytes = std::span<const std::byte>;
 
 // Reads outside a transaction use the committed state.
@@ -49,18 +54,17 @@ class TreeReader {
   // The first item with key >= `key`, or nothing. And the last with key <= `key`.
   Result<std::optional<Item>> lower_bound(u64 key);
   Result<std::optional<Item>> at_or_before(u64 key);
-  // Visits items with first <= key, in order, until the visitor returns false or the tree ends.
+  // Visits items with first <= key, in order, until the visitor returns false or the tree ends. The value is valid
+  // during the visit, which must not change the tree.
   Status scan(u64 first, const std::function<bool(u64 key, TreeBytes value)>& visit);
   // Visits every node block, parents before children (fsck, freeing, dump).
   Status scan_nodes(const std::function<Status(BlockNo block, unsigned level)>& visit);
 
  private:
-  Result<const std::byte*> node(BlockNo block);
-
   MetaStore* store_;
   Transaction* tx_ = nullptr;
   TreeRef ref_;
-  std::vector<MetaView> views_;
+  boost::container::small_vector<MetaView, 2> views_;  // leaves whose bytes were handed out
 };
 
 class TreeWriter {
@@ -68,13 +72,27 @@ class TreeWriter {
   // `ref.root` is updated in place; store it back into the owner before commit.
   TreeWriter(Transaction& tx, TreeRef& ref, NodeAllocator& nodes) : tx_(tx), ref_(ref), nodes_(nodes) {}
 
-  Status insert(u64 key, TreeBytes value);   // kExists
+  // Errors leave the items as they were (kNoSpace from the node allocator included).
+  Status insert(u64 key, TreeBytes value);   // kExists; kInvalid for values over kMaxTreeValue
   Status replace(u64 key, TreeBytes value);  // kNotFound; any length
   Status erase(u64 key);                     // kNotFound; merges thin neighbours, frees empty nodes
   // Frees every node; the tree is empty afterwards.
   Status clear();
 
  private:
+  struct Path;
+  Status descend(u64 key, Path& path);
+  Result<std::byte*> writable(BlockNo block);
+  Result<std::byte*> new_node(BlockNo block, unsigned level);
+  void drop_node(BlockNo block);
+  Status put(Path& path, u64 key, TreeBytes value, bool replacing);
+  Status split(Path& path, u64 key, TreeBytes value, bool replacing);
+  Status lower_separators(const Path& path, u64 key);
+  Status insert_pair(Path& path, unsigned depth, u64 key, BlockNo child, std::vector<BlockNo>& spare);
+  Status remove_pair(Path& path, unsigned depth);
+  Status merge_thin(Path& path, unsigned depth);
+  Status collapse_root();
+
   Transaction& tx_;
   TreeRef& ref_;
   NodeAllocator& nodes_;

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The allocator's inside. One class, its parts in one file a subject: allocator.cc (blocks), inode_slots.cc,
+// quarantine.cc; policy in placement.h, the way back of freed blocks in resting.h, what changes on media in media_counts.h.
+//
+// Invariants
+//  1. A group's bitmaps are read once, when it is first needed, under its mutex. They change on media only in commits that
+//     allocate from or free into the group, which load it first: so a load never reads bits that are changing.
+//  2. A block is in a group's free space only if its bit on media is clear, the record that cleared it is durable, and no
+//     client can translate into it.
+//  3. An inode slot is in free_slots only if its slot on media is free by a committed record. A block of slots is examined
+//     at most once; slots that are being freed meanwhile come back by their own transaction.
+// A crash leaves the bitmaps and counts of the last durable record; memory is rebuilt from them.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <unordered_set>
+#include <vector>
+
+#include "alloc/allocator.h"
+#include "alloc/free_space.h"
+#include "alloc/placement.h"
+#include "alloc/resting.h"
+#include "alloc/sparse_bits.h"
+#include "base/mutex.h"
+#include "tree/tree.h"
+
+namespace pindax {
+
+class AllocatorImpl final : public Allocator {
+ public:
+  explicit AllocatorImpl(MetaStore& store);
+  ~AllocatorImpl() override;
+  Status start();  // reads the StateRecord
+
+  Result<BlockRun> allocate(Transaction& tx, const AllocateRequest& request) override;
+  void free(Transaction& tx, BlockRun run, bool mapped) override;
+  Status quarantine(Transaction& tx, BlockRun run, format::QuarantineReason reason) override;
+  Status release_quarantine(Transaction& tx, BlockRun run) override;
+  Result<std::vector<QuarantinedRun>> quarantined() override;
+  void set_quarantine_all(bool on) override;
+  Result<InodeNo> allocate_inode(Transaction& tx, InodeNo near) override;
+  void free_inode(Transaction& tx, InodeNo ino) override;
+  Result<bool> is_inode_block(BlockNo block) override;
+  Result<u32> next_generation(Transaction& tx) override;
+  SpaceSummary summary() const override;
+  Status reclaim() override;
+  Result<std::vector<BlockRun>> free_runs(u32 ag) override;
+
+ private:
+  static constexpr unsigned kCursors = 16;
+  static constexpr u64 kUnknown = ~u64{0};
+
+  struct Group {
+    explicit Group(u32 index) : ag(index) {}
+    const u32 ag;
+    Mutex mutex{LockRank::kAllocGroup};
+    std::atomic<u64> free{kUnknown};  // blocks in `space`; before loading what the header says; a hint
+    bool loaded GUARDED_BY(mutex) = false;
+    FreeSpace space GUARDED_BY(mutex);
+    Placement placement GUARDED_BY(mutex);
+
+    bool inodes_loaded GUARDED_BY(mutex) = false;
+    SparseBits inode_blocks GUARDED_BY(mutex);          // bit: block of the group
+    SparseBits unexamined GUARDED_BY(mutex);            // inode blocks whose slots were not looked at yet
+    u64 examine_from GUARDED_BY(mutex) = 0;             // no unexamined block before it
+    std::vector<InodeNo> free_slots GUARDED_BY(mutex);  // taken from the back
+    std::unordered_set<u64> freeing GUARDED_BY(mutex);  // slots of transactions that are under way
+  };
+
+  Group& group(u32 ag);
+  u64 group_start(const Group& g) const { return geometry_.ag_start(g.ag); }
+
+  // ---- Blocks (allocator.cc) ----
+  Status load(Group& g) REQUIRES(g.mutex);
+  Status load_free_space(Group& g) REQUIRES(g.mutex);
+  // Takes a run out of the free space as one effort of Placement allows; nothing if no group can.
+  Result<std::optional<BlockRun>> take(const AllocateRequest& request);
+  Result<std::optional<BlockRun>> take_from(Group& g, const AllocateRequest& request, Placement::Effort effort);
+  bool hurry();
+  void free_now(Transaction& tx, BlockRun run, bool mapped);
+  void rest(BlockRun run, Lsn lsn, bool mapped);
+  void give_back(BlockRun run);
+
+  // ---- Inode slots (inode_slots.cc) ----
+  Status load_inodes(Group& g) REQUIRES(g.mutex);
+  Result<std::optional<InodeNo>> take_slot(Group& g);
+  Status examine(Group& g) REQUIRES(g.mutex);
+  Status add_inode_block(Group& near);
+
+  // ---- Quarantine (quarantine.cc) ----
+  class QuarantineNodes;
+  void lock_quarantine(Transaction& tx) NO_THREAD_SAFETY_ANALYSIS;
+  Status put_quarantined(Transaction& tx, const QuarantinedRun& q);
+
+  MetaStore& store_;
+  const format::Geometry geometry_;
+  u64 total_blocks_ = 0;
+
+  Mutex groups_mutex_{LockRank::kLeaf};
+  std::vector<std::atomic<Group*>> groups_;  // made on first use, kept until the end
+  std::array<std::atomic<u64>, kCursors> cursors_;
+  u64 longest_group_ = 0;  // data blocks of the longest AG: more cannot be had in one run
+
+  std::atomic<i64> free_blocks_{0};  // allocatable now or later
+  std::atomic<i64> inodes_used_{0};
+  std::atomic<i64> inodes_allocated_{0};
+  std::atomic<u64> next_generation_{1};
+  std::atomic<bool> quarantine_all_{false};
+
+  // Held by the transaction that changes the quarantine until its end. The fields below are the holder's; a reader takes
+  // the mutex too.
+  Mutex quarantine_mutex_{LockRank::kQuarantine};
+  std::atomic<Transaction*> quarantine_holder_{nullptr};
+  BlockNo quarantine_root_;                // committed
+  std::atomic<u64> quarantine_blocks_{0};  // committed
+  BlockNo pending_root_;                   // as the holder leaves it
+  u64 pending_blocks_ = 0;
+
+  Resting resting_;
+};
+
+}  // namespace pindax

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Quarantine: freed blocks that may not be reused yet. Their bits stay set; a tree in the StateRecord remembers them, so that a
+// later mount knows which to free. The tree's lock belongs to a transaction from its first change until its end:
+// rank kQuarantine, so a transaction that also changes the orphan list does that first.
+#include <algorithm>
+#include <cstring>
+#include <ctime>
+
+#include "alloc/allocator_impl.h"
+#include "alloc/media_counts.h"
+#include "fmt/format.h"
+
+namespace pindax {
+
+using format::QuarantineReason;
+using format::QuarantineValue;
+
+// Nodes of the quarantine tree never go to quarantine themselves: no client ever translates into metadata.
+class AllocatorImpl::QuarantineNodes final : public NodeAllocator {
+ public:
+  explicit QuarantineNodes(AllocatorImpl& owner) : owner_(owner) {}
+  Result<BlockNo> allocate_node(Transaction& tx) override {
+    AllocateRequest request;
+    request.use = BlockUse::kMetadata;
+    PINDAX_ASSIGN(const BlockRun run, owner_.allocate(tx, request));
+    return run.start;
+  }
+  void free_node(Transaction& tx, BlockNo block) override { owner_.free_now(tx, {block, 1}, false); }
+
+ private:
+  AllocatorImpl& owner_;
+};
+
+namespace {
+
+TreeRef quarantine_tree(BlockNo root) { return {root, format::TreeKind::kQuarantine, 0}; }
+
+u64 now_ns() {
+  timespec t{};
+  clock_gettime(CLOCK_REALTIME, &t);
+  return static_cast<u64>(t.tv_sec) * 1'000'000'000 + static_cast<u64>(t.tv_nsec);
+}
+
+// False if the item makes no sense.
+bool unpack(u64 key, TreeBytes value, Allocator::QuarantinedRun& out) {
+  if (!format::check_value(format::TreeKind::kQuarantine, value).ok()) return false;
+  QuarantineValue v;
+  std::memcpy(&v, value.data(), sizeof v);
+  out.run = {BlockNo(key), v.length_blocks};
+  out.since_ns = v.since_ns;
+  out.reason = static_cast<QuarantineReason>(v.reason.get());
+  return true;
+}
+
+Status corrupt(BlockNo at) {
+  return Status(Errc::kCorrupt, fmt::format("quarantine record of block {} is damaged: run fsck", at.value));
+}
+
+}  // namespace
+
+void AllocatorImpl::lock_quarantine(Transaction& tx) {
+  if (quarantine_holder_.load(std::memory_order_relaxed) == &tx) return;
+  quarantine_mutex_.lock();
+  quarantine_holder_.store(&tx, std::memory_order_relaxed);
+  pending_root_ = quarantine_root_;
+  pending_blocks_ = quarantine_blocks_;
+  tx.at_commit([this](Transaction& t) -> Status {
+    PINDAX_ASSIGN(format::StateRecord * state, modify_state(t));
+    state->quarantine_root = pending_root_.value;
+    state->quarantine_blocks = pending_blocks_;
+    return {};
+  });
+  tx.on_commit([this](Lsn) {
+    quarantine_root_ = pending_root_;
+    quarantine_blocks_ = pending_blocks_;
+  });
+  tx.at_end([this]() NO_THREAD_SAFETY_ANALYSIS {
+    quarantine_holder_.store(nullptr, std::memory_order_relaxed);
+    quarantine_mutex_.unlock();
+  });
+}
+
+// The lock is held.
+Status AllocatorImpl::put_quarantined(Transaction& tx, const QuarantinedRun& q) {
+  if (q.run.length == 0) return {};
+  QuarantineValue v{};
+  v.length_blocks = q.run.length;
+  v.since_ns = q.since_ns;
+  v.reason = static_cast<u32>(q.reason);
+  QuarantineNodes nodes(*this);
+  TreeRef ref = quarantine_tree(pending_root_);
+  const Status s = TreeWriter(tx, ref, nodes).insert(q.run.start.value, std::as_bytes(std::span(&v, 1)));
+  pending_root_ = ref.root;
+  return s;
+}
+
+Status AllocatorImpl::quarantine(Transaction& tx, BlockRun run, QuarantineReason reason) {
+  if (!geometry_.is_data(run.start, run.length))
+    return Status(Errc::kCorrupt, fmt::format("block {} is to be freed but holds no data: run fsck", run.start.value));
+  lock_quarantine(tx);
+  PINDAX_ASSIGN(const auto before, TreeReader(tx, quarantine_tree(pending_root_)).at_or_before(run.end().value - 1));
+  QuarantinedRun other;
+  if (before && !unpack(before->key, before->value, other)) return corrupt(BlockNo(before->key));
+  if (before && other.run.end() > run.start)
+    return Status(Errc::kCorrupt, fmt::format("block {} is in quarantine twice: run fsck", run.start.value));
+  PINDAX_TRY(put_quarantined(tx, {run, now_ns(), reason}));
+  pending_blocks_ += run.length;
+  return {};
+}
+
+Status AllocatorImpl::release_quarantine(Transaction& tx, BlockRun run) {
+  lock_quarantine(tx);
+  // While former clients live, what a pin let go of still belongs to them.
+  const bool keep = quarantine_all_;
+  std::vector<QuarantinedRun> touched;
+  bool damaged = false;
+  TreeReader reader(tx, quarantine_tree(pending_root_));
+  PINDAX_ASSIGN(const auto before, reader.at_or_before(run.start.value));
+  PINDAX_TRY(reader.scan(before ? before->key : run.start.value, [&](u64 key, TreeBytes value) {
+    if (key >= run.end().value) return false;
+    QuarantinedRun q;
+    damaged = !unpack(key, value, q);
+    if (!damaged && q.run.end() > run.start) touched.push_back(q);
+    return !damaged;
+  }));
+  if (damaged) return corrupt(run.start);
+  QuarantineNodes nodes(*this);
+  for (const QuarantinedRun& q : touched) {
+    const BlockNo begin = std::max(q.run.start, run.start), end = std::min(q.run.end(), run.end());
+    TreeRef ref = quarantine_tree(pending_root_);
+    const Status erased = TreeWriter(tx, ref, nodes).erase(q.run.start.value);
+    pending_root_ = ref.root;
+    PINDAX_TRY(erased);
+    PINDAX_TRY(put_quarantined(tx, {{q.run.start, begin - q.run.start}, q.since_ns, q.reason}));
+    PINDAX_TRY(put_quarantined(tx, {{end, q.run.end() - end}, q.since_ns, q.reason}));
+    const BlockRun middle{begin, end - begin};
+    if (keep) {
+      PINDAX_TRY(put_quarantined(tx, {middle, q.since_ns, QuarantineReason::kFormerClient}));
+      continue;
+    }
+    if (pending_blocks_ < middle.length) return corrupt(begin);
+    pending_blocks_ -= middle.length;
+    free_now(tx, middle, true);
+  }
+  return {};
+}
+
+Result<std::vector<Allocator::QuarantinedRun>> AllocatorImpl::quarantined() {
+  MutexLock lock(quarantine_mutex_);
+  std::vector<QuarantinedRun> all;
+  std::optional<BlockNo> damaged;
+  PINDAX_TRY(TreeReader(store_, quarantine_tree(quarantine_root_)).scan(0, [&](u64 key, TreeBytes value) {
+    QuarantinedRun q;
+    if (unpack(key, value, q)) all.push_back(q);
+    else damaged = BlockNo(key);
+    return !damaged;
+  }));
+  if (damaged) return corrupt(*damaged);
+  return all;
+}
+
+void AllocatorImpl::set_quarantine_all(bool on) {
+  quarantine_all_ = on;
+  if (!on) {
+    resting_.former_clients_gone();
+    return;
+  }
+  for (auto& slot : groups_) {
+    Group* g = slot.load(std::memory_order_acquire);
+    if (g == nullptr) continue;
+    MutexLock lock(g->mutex);
+    if (!g->loaded) continue;
+    for (const auto& e : g->space.by_place())
+      resting_.add({{BlockNo(e.start), e.length}, Lsn(0), true, true}, store_.durable_lsn());
+    g->space.clear();
+    g->free = 0;
+  }
+}
+
+}  // namespace pindax

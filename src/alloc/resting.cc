@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "alloc/resting.h"
+
+#include <algorithm>
+
+#include "base/steps.h"
+
+namespace pindax {
+
+Resting::Resting(Media& media, const format::Geometry& geometry, std::function<void(BlockRun)> release)
+    : media_(media), geometry_(geometry), release_(std::move(release)) {}
+
+Resting::~Resting() {
+  std::thread thread;
+  {
+    MutexLock lock(mutex_);
+    stop_ = true;
+    work_.notify_all();
+    thread = std::move(thread_);
+  }
+  if (thread.joinable()) thread.join();
+}
+
+void Resting::give_back(BlockRun run) {
+  blocks_.fetch_sub(run.length, std::memory_order_relaxed);
+  release_(run);
+}
+
+void Resting::queue_punch(const Entry& entry) {
+  to_punch_.push_back(entry);
+  if (!thread_.joinable() && !stop_) thread_ = std::thread([this] { run(); });
+  work_.notify_one();
+}
+
+void Resting::add(const Entry& entry, Lsn durable) {
+  blocks_.fetch_add(entry.run.length, std::memory_order_relaxed);
+  if (durable >= entry.lsn && !entry.mapped) {
+    give_back(entry.run);
+    return;
+  }
+  MutexLock lock(mutex_);
+  if (durable >= entry.lsn) {
+    queue_punch(entry);
+  } else {
+    waiting_.push_back(entry);
+    waiting_count_.store(waiting_.size(), std::memory_order_release);
+  }
+}
+
+void Resting::advance(Lsn durable) {
+  if (waiting_count_.load(std::memory_order_acquire) == 0) return;
+  std::vector<BlockRun> ready;
+  {
+    MutexLock lock(mutex_);
+    // Parallel commits may have queued out of order: the tail waits for the next turn then.
+    while (!waiting_.empty() && waiting_.front().lsn <= durable) {
+      if (waiting_.front().mapped) queue_punch(waiting_.front());
+      else ready.push_back(waiting_.front().run);
+      waiting_.pop_front();
+    }
+    waiting_count_.store(waiting_.size(), std::memory_order_release);
+  }
+  for (const BlockRun& r : ready) give_back(r);
+}
+
+void Resting::former_clients_gone() {
+  std::vector<BlockRun> ready;
+  {
+    MutexLock lock(mutex_);
+    for (auto* list : {&to_punch_, &failed_}) {
+      std::erase_if(*list, [&](const Entry& e) {
+        if (e.former) ready.push_back(e.run);
+        return e.former;
+      });
+    }
+  }
+  for (const BlockRun& r : ready) give_back(r);
+}
+
+void Resting::wait_for_progress(std::chrono::milliseconds bound) {
+  const auto end = Clock::now() + bound;
+  MutexLock lock(mutex_);
+  const u64 seen = steps_;
+  while (steps_ == seen && (punching_ || !to_punch_.empty())) {
+    const auto now = Clock::now();
+    if (now >= end || progress_.wait_for(mutex_, end - now) == std::cv_status::timeout) return;
+  }
+}
+
+Status Resting::drain() {
+  MutexLock lock(mutex_);
+  last_failure_ = Status();
+  retry_at_ = Clock::now();
+  work_.notify_one();
+  bool retried = failed_.empty();
+  while (punching_ || !to_punch_.empty() || !retried) {
+    progress_.wait(mutex_);
+    if (to_punch_.empty() && !punching_) retried = true;
+  }
+  return last_failure_;
+}
+
+void Resting::run() {
+  std::vector<Entry> batch;
+  for (;;) {
+    {
+      MutexLock lock(mutex_);
+      punching_ = false;
+      ++steps_;
+      progress_.notify_all();
+      for (;;) {
+        if (stop_) return;
+        if (!failed_.empty() && Clock::now() >= retry_at_) {
+          to_punch_.insert(to_punch_.end(), failed_.begin(), failed_.end());
+          failed_.clear();
+        }
+        if (!to_punch_.empty()) break;
+        if (failed_.empty()) work_.wait(mutex_);
+        else work_.wait_for(mutex_, retry_at_ - Clock::now());
+      }
+      batch.swap(to_punch_);
+      punching_ = true;
+    }
+    lock_check::assert_none_held();
+    PINDAX_STEP("alloc.punch");
+    punch_batch(std::move(batch));
+    batch.clear();
+  }
+}
+
+void Resting::punch_batch(std::vector<Entry> batch) {
+  std::sort(batch.begin(), batch.end(), [](const Entry& a, const Entry& b) { return a.run.start < b.run.start; });
+  std::vector<Entry> joined;
+  for (const Entry& e : batch) {
+    if (!joined.empty() && joined.back().run.end() == e.run.start && joined.back().former == e.former &&
+        geometry_.ag_of(joined.back().run.start) == geometry_.ag_of(e.run.start))
+      joined.back().run.length += e.run.length;
+    else
+      joined.push_back(e);
+  }
+  for (const Entry& e : joined) {
+    for (BlockNo at = e.run.start; at < e.run.end();) {
+      {
+        MutexLock lock(mutex_);
+        if (stop_) return;
+      }
+      const BlockRun piece{at, std::min(e.run.end() - at, kPunchBlocks)};
+      const Status s = media_.punch(block_offset(piece.start), piece.length * kBlockSize);
+      // Where nothing can be punched, the recall's acknowledgement must do; a former client gave none.
+      if (s.ok() || (s.code() == Errc::kNotSupported && !e.former)) {
+        give_back(piece);
+        at = piece.end();
+        MutexLock lock(mutex_);
+        ++steps_;
+        progress_.notify_all();
+        continue;
+      }
+      MutexLock lock(mutex_);
+      Entry rest = e;
+      rest.run = {at, e.run.end() - at};
+      failed_.push_back(rest);
+      retry_at_ = Clock::now() + kRetryPeriod;
+      if (s.code() != Errc::kNotSupported) last_failure_ = s.with_context("punching freed blocks");
+      break;
+    }
+  }
+}
+
+}  // namespace pindax

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Bytes. Replies leave from the callbacks of the file system, straight from the mapped pool.
+//
+// Who asks (docs/coherence.md): read(2) carries a lock owner; a READ without one fills a page of the kernel's
+// cache, so the kernel becomes an owner of it (C1). A WRITE with `writepage` is the kernel's write-back of
+// such pages (C3).
+#include <fcntl.h>
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "fuse/operations.h"
+#include "fuse/reply.h"
+
+namespace pindax {
+namespace {
+
+constexpr u64 kCopyPieceBytes = 1u << 20;
+constexpr u64 kCopyRequestBytes =
+    16u << 20;  // of one COPY_FILE_RANGE: the kernel holds the target's lock meanwhile
+
+// Counts a request from its handler to its reply; the reply frees `req`, so the context is asked for first.
+class Flight {
+ public:
+  static void begin(Context& context) { context.in_flight.fetch_add(1, std::memory_order_relaxed); }
+  explicit Flight(fuse_req_t req) : context_(context_of(req)) {}
+  ~Flight() { context_.in_flight.fetch_sub(1, std::memory_order_release); }
+  Flight(const Flight&) = delete;
+  Flight& operator=(const Flight&) = delete;
+
+ private:
+  Context& context_;
+};
+
+void reply_pieces(fuse_req_t req, const Result<const FileSystem::ReadPieces*>& pieces) {
+  if (!pieces.ok()) return reply_status(req, pieces.status());
+  const FileSystem::ReadPieces& list = **pieces;
+  constexpr std::size_t kOnStack = 8;
+  iovec few[kOnStack];
+  std::unique_ptr<iovec[]> many;
+  iovec* vector = few;
+  if (list.size() > kOnStack) {
+    many = std::make_unique<iovec[]>(list.size());
+    vector = many.get();
+  }
+  int count = 0;
+  for (const auto& piece : list)
+    if (!piece.empty()) vector[count++] = {const_cast<std::byte*>(piece.data()), piece.size()};
+  ::fuse_reply_iov(req, vector, count);
+}
+
+void read(fuse_req_t req, fuse_ino_t, std::size_t size, off_t offset, fuse_file_info* fi) {
+  Context& context = context_of(req);
+  Handle* handle = handle_of(fi);
+  auto done = [req](Result<const FileSystem::ReadPieces*> pieces) {
+    const Flight flight(req);
+    reply_pieces(req, pieces);
+  };
+  Flight::begin(context);
+  if (fi->lock_owner != 0)
+    context.fs.read(handle->inode, static_cast<u64>(offset), size, std::move(done));
+  else
+    context.fs.fill(handle->inode, static_cast<u64>(offset), size, handle->writable(), std::move(done));
+}
+
+void write(fuse_req_t req, fuse_ino_t, const char* data, std::size_t size, off_t offset, fuse_file_info* fi) {
+  Context& context = context_of(req);
+  Handle* handle = handle_of(fi);
+  const std::span bytes(reinterpret_cast<const std::byte*>(data), size);
+  if (fi->writepage != 0) {
+    const Status status = context.fs.write_back(*handle->inode, static_cast<u64>(offset), bytes);
+    if (!status.ok()) return reply_status(req, status);
+    ::fuse_reply_write(req, size);
+    return;
+  }
+  FileSystem::WriteRequest request;
+  request.offset = static_cast<u64>(offset);
+  request.data = bytes;
+  request.append = (fi->flags & O_APPEND) != 0;
+  request.sync = ((fi->flags | handle->flags) & (O_SYNC | O_DSYNC)) != 0;
+  request.caller = caller_of(req);
+  Flight::begin(context);
+  if (!request.append) {
+    context.fs.write(handle->inode, request, [req](Result<u64> written) {
+      const Flight flight(req);
+      if (!written.ok()) return reply_status(req, written.status());
+      ::fuse_reply_write(req, *written);
+    });
+    return;
+  }
+  // The kernel counts on its own end of file; if a client has moved it, the kernel must learn the size (C7).
+  auto end = context.fs.size(*handle->inode);
+  const bool moved = end.ok() && *end != request.offset;
+  context.fs.write(handle->inode, request,
+                   [req, moved, inode = handle->inode, &context](Result<u64> written) {
+                     const Flight flight(req);
+                     if (moved) context.notifier.invalidate_attributes(inode->ino);
+                     if (!written.ok()) return reply_status(req, written.status());
+                     ::fuse_reply_write(req, *written);
+                   });
+}
+
+void fsync(fuse_req_t req, fuse_ino_t, int datasync, fuse_file_info* fi) {
+  reply_status(req, context_of(req).fs.fsync(*handle_of(fi)->inode, datasync != 0));
+}
+
+// COPY_FILE_RANGE by bytes: read a piece into memory, let go of the source, write it. Runs on the executor
+// between pieces, so that no hold of one file is kept while another is asked for.
+class Copy : public std::enable_shared_from_this<Copy> {
+ public:
+  Copy(fuse_req_t req, InodeRef from, u64 from_offset, InodeRef to, u64 to_offset, u64 length)
+      : req_(req),
+        context_(context_of(req)),
+        from_(std::move(from)),
+        to_(std::move(to)),
+        from_offset_(from_offset),
+        to_offset_(to_offset),
+        left_(std::min(length, kCopyRequestBytes)),
+        caller_(caller_of(req)) {
+    Flight::begin(context_);
+  }
+
+  void step() {
+    const u64 piece = std::min(left_, kCopyPieceBytes);
+    if (piece == 0) return finish({});
+    context_.fs.read(from_, from_offset_, piece,
+                     [self = shared_from_this()](Result<const FileSystem::ReadPieces*> r) {
+                       self->buffer_.clear();
+                       if (r.ok())
+                         for (const auto& p : **r)
+                           self->buffer_.insert(self->buffer_.end(), p.begin(), p.end());
+                       self->context_.executor.post([self, status = r.status()] { self->store(status); });
+                     });
+  }
+
+ private:
+  void store(const Status& status) {
+    if (!status.ok() || buffer_.empty()) return finish(status);
+    FileSystem::WriteRequest request;
+    request.offset = to_offset_;
+    request.data = buffer_;
+    request.caller = caller_;
+    context_.fs.write(to_, request, [self = shared_from_this()](Result<u64> written) {
+      self->context_.executor.post([self, written = std::move(written)] { self->stored(written); });
+    });
+  }
+
+  void stored(const Result<u64>& written) {
+    if (!written.ok()) return finish(written.status());
+    from_offset_ += *written;
+    to_offset_ += *written;
+    left_ -= *written;
+    copied_ += *written;
+    if (*written < buffer_.size()) return finish({});
+    step();
+  }
+
+  void finish(const Status& status) {
+    const Flight flight(req_);
+    if (copied_ == 0 && !status.ok()) return reply_status(req_, status);
+    ::fuse_reply_write(req_, copied_);
+  }
+
+  const fuse_req_t req_;
+  Context& context_;
+  const InodeRef from_, to_;
+  u64 from_offset_, to_offset_, left_;
+  u64 copied_ = 0;
+  std::vector<std::byte> buffer_;
+  const Caller caller_;
+};
+
+void copy_file_range(fuse_req_t req, fuse_ino_t, off_t from_offset, fuse_file_info* from, fuse_ino_t,
+                     off_t to_offset, fuse_file_info* to, std::size_t length, int) {
+  if (from_offset < 0 || to_offset < 0) return reply_error(req, Errc::kInvalid);
+  std::make_shared<Copy>(req, handle_of(from)->inode, static_cast<u64>(from_offset), handle_of(to)->inode,
+                         static_cast<u64>(to_offset), length)
+      ->step();
+}
+
+}  // namespace
+
+void add_data_operations(fuse_lowlevel_ops& ops) {
+  ops.read = read;
+  ops.write = write;
+  ops.fsync = fsync;
+  ops.copy_file_range = copy_file_range;
+}
+
+}  // namespace pindax

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "fuse/pending_change.h"
+
+#include <vector>
+
+namespace pindax {
+
+void PendingChange::run(PendingChanges& all, Executor& executor, fuse_req_t req,
+                        const std::function<std::shared_ptr<Change>(Done)>& start, Done finish) {
+  auto self = std::make_shared<PendingChange>(all, executor, req);
+  {
+    MutexLock lock(all.mutex_);
+    all.changes_.insert(self.get());
+  }
+  ::fuse_req_interrupt_func(req, &PendingChange::on_interrupt, self.get());
+  auto change = start([self, finish = std::move(finish)](Status status) {
+    self->finished();
+    finish(std::move(status));
+  });
+  self->attach(std::move(change));
+}
+
+void PendingChange::on_interrupt(fuse_req_t, void* data) {
+  auto self = static_cast<PendingChange*>(data)->shared_from_this();
+  Executor& executor = self->executor_;
+  executor.post([self = std::move(self)] { self->interrupt(); });
+}
+
+void PendingChange::attach(std::shared_ptr<Change> change) {
+  {
+    MutexLock lock(mutex_);
+    if (done_) return;
+    change_ = change;
+    if (!interrupted_) return;
+  }
+  if (change != nullptr) change->interrupt();
+}
+
+void PendingChange::interrupt() {
+  std::shared_ptr<Change> change;
+  {
+    MutexLock lock(mutex_);
+    interrupted_ = true;
+    if (done_) return;
+    change = change_;
+  }
+  if (change != nullptr) change->interrupt();
+}
+
+void PendingChange::finished() {
+  ::fuse_req_interrupt_func(req_, nullptr, nullptr);
+  {
+    MutexLock lock(all_.mutex_);
+    all_.changes_.erase(this);
+  }
+  std::shared_ptr<Change> dropped;
+  MutexLock lock(mutex_);
+  done_ = true;
+  dropped.swap(change_);
+}
+
+void PendingChanges::interrupt_all() {
+  std::vector<std::shared_ptr<PendingChange>> waiting;
+  {
+    MutexLock lock(mutex_);
+    for (PendingChange* c : changes_)
+      if (auto ref = c->weak_from_this().lock()) waiting.push_back(std::move(ref));
+  }
+  for (const auto& c : waiting) c->interrupt();
+}
+
+std::size_t PendingChanges::count() const {
+  MutexLock lock(mutex_);
+  return changes_.size();
+}
+
+}  // namespace pindax

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// A formatted pool in memory with journal and allocator, for this room's tests; and a Media that counts and fails punches.
+#pragma once
+
+#include <atomic>
+#include <cstdlib>
+#include <random>
+
+#include "alloc/allocator.h"
+#include "catch.h"
+#include "pmem/pool_media.h"
+
+namespace pindax::test {
+
+inline u64 seed() {
+  const char* text = std::getenv("PINDAX_SEED");
+  const u64 value = text != nullptr ? std::strtoull(text, nullptr, 10) : std::random_device{}();
+  UNSCOPED_INFO("PINDAX_SEED=" << value);
+  return value;
+}
+
+class PunchMedia final : public Media {
+ public:
+  explicit PunchMedia(u64 size, Granularity g) : inner_(make_memory_media(size, g)) {}
+  u64 size() const override { return inner_->size(); }
+  Granularity granularity() const override { return inner_->granularity(); }
+  const std::byte* view(PoolOffset at, u64 length) const override { return inner_->view(at, length); }
+  Status read(PoolOffset at, void* out, u64 length) const override { return inner_->read(at, out, length); }
+  Status write(PoolOffset at, const void* data, u64 length) override { return inner_->write(at, data, length); }
+  Status write_nt(PoolOffset at, const void* data, u64 length) override { return inner_->write_nt(at, data, length); }
+  Status zero(PoolOffset at, u64 length) override { return inner_->zero(at, length); }
+  Status flush(PoolOffset at, u64 length) override { return inner_->flush(at, length); }
+  Status drain() override { return inner_->drain(); }
+  Status punch(PoolOffset at, u64 length) override {
+    if (fail_punches) return Status(Errc::kIo, "no punch today");
+    punched_bytes += length;
+    return inner_->zero(at, length);
+  }
+  Status sync_all() override { return inner_->sync_all(); }
+  bool failed() const override { return inner_->failed(); }
+
+  std::atomic<bool> fail_punches{false};
+  std::atomic<u64> punched_bytes{0};
+
+ private:
+  std::unique_ptr<Media> inner_;
+};
+
+struct AllocBench {
+  PunchMedia media;
+  format::Geometry geometry;
+  SyncMode mode;
+  std::unique_ptr<MetaStore> store;
+  std::unique_ptr<Allocator> alloc;
+
+  explicit AllocBench(u64 bytes = 64u << 20, SyncMode sync = SyncMode::kStrict)
+      : media(bytes, sync == SyncMode::kStrict ? Granularity::kCacheLine : Granularity::kPage),
+        geometry(format::plan_geometry(bytes).value()),
+        mode(sync) {
+    REQUIRE(MetaStore::format_journal(media, geometry).ok());
+    REQUIRE(format_allocation(media, geometry).ok());
+    reopen();
+  }
+  void reopen() {
+    alloc.reset();
+    store.reset();
+    auto s = MetaStore::open(media, geometry, mode);
+    REQUIRE(s.ok());
+    store = std::move(*s);
+    auto a = Allocator::open(*store);
+    REQUIRE(a.ok());
+    alloc = std::move(*a);
+  }
+  // Allocates and commits.
+  BlockRun take(const AllocateRequest& request) {
+    Transaction tx(*store);
+    auto run = alloc->allocate(tx, request);
+    INFO(run.status().message());
+    REQUIRE(run.ok());
+    REQUIRE(tx.commit().ok());
+    return *run;
+  }
+  BlockRun take(u64 wanted) { return take(AllocateRequest{.wanted = wanted}); }
+  void give(BlockRun run, bool mapped = false) {
+    Transaction tx(*store);
+    alloc->free(tx, run, mapped);
+    REQUIRE(tx.commit().ok());
+  }
+  u64 free_in_groups() {
+    u64 sum = 0;
+    for (u32 ag = 0; ag < geometry.ag_count; ++ag) {
+      const auto runs = alloc->free_runs(ag);
+      REQUIRE(runs.ok());
+      for (const BlockRun& r : *runs) sum += r.length;
+    }
+    return sum;
+  }
+};
+
+}  // namespace pindax::test
