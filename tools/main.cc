@@ -2,11 +2,8 @@
 //
 // `pindax`: one file a subcommand. The same binary answers to mount.fuse.pindax, mount.pindax, umount.fuse.pindax, mkfs.pindax and
 // fsck.pindax, the names under which mount(8), umount(8), mkfs(8) and fsck(8) look for helpers.
-#include <libgen.h>
 
-#include <cstring>
 #include <string>
-#include <vector>
 
 #include "common/command.h"
 #include "helpers.h"
