@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// One session of the library.
+//
+// Threads of the library, one of each per client (F3)
+//   service  reads the daemon's FIFO: grants, recalls, replies. Takes only `mappings_mutex`, which nobody holds over a fault, a
+//            request or a pool access; allocates nothing; touches no pool memory; runs no callbacks.
+//   faults   reads the userfaultfd: sends a request for each fault. Also reads the REMAP events that the service
+//            thread's mremap waits for, so it must never wait for the service thread: it takes no lock that the
+//            service thread holds across a mremap.
+//   leases   runs the application's recall callbacks.
+//
+// After fork the child has none of these threads and no mappings: `generation` tells, every call fails with ENOTCONN.
+#pragma once
+
+#include <pindax/pindax.h>
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "base/mutex.h"
+#include "base/unique_fd.h"
+#include "client/requests.h"
+#include "client/userfaultfd.h"
+#include "proto/messages.h"
+#include "proto/shared.h"
+
+namespace pindax::client {
+
+class Leases;
+class SlotPool;
+
+// Number of this process's life: grows in a forked child.
+extern std::atomic<u32> fork_generation;
+void install_fork_handler();
+
+}  // namespace pindax::client
+
+struct pindax_mapping;
+
+struct pindax_client {
+  pindax_client();
+  ~pindax_client();
+  pindax_client(const pindax_client&) = delete;
+  pindax_client& operator=(const pindax_client&) = delete;
+
+  // 0 or a negative errno with the text set: dead after fork or when the daemon is gone.
+  int usable() const;
+
+  // Sends a packet; thread-safe. 0 or a negative errno.
+  int send(pindax::proto::Type type, pindax::u64 request, const void* body, std::size_t body_length,
+           std::string_view rest = {}, const int* descriptors = nullptr, unsigned descriptor_count = 0);
+  // Sends and waits for the reply: 0 or a negative errno with the daemon's text set.
+  int call(pindax::proto::Type type, const void* body, std::size_t body_length, pindax::client::Reply& reply,
+           std::string_view rest = {}, const int* descriptors = nullptr, unsigned descriptor_count = 0);
+  template <class Body>
+  int call(pindax::proto::Type type, const Body& body, pindax::client::Reply& reply, std::string_view rest = {}) {
+    return call(type, &body, sizeof(body), reply, rest);
+  }
+
+  pindax::proto::Gate& gate(pindax::u32 mapping) const;
+  void ring_doorbell() const;
+
+  // Table of mappings by id, for the service thread, and by address, for the fault thread.
+  pindax_mapping* mapping_by_id(pindax::u32 id) REQUIRES(mappings_mutex);
+  pindax_mapping* mapping_at(pindax::u64 address) REQUIRES(address_mutex);
+
+  pindax::UniqueFd socket;
+  pindax::UniqueFd pool;
+  pindax::UniqueFd slot_memory;
+  pindax::UniqueFd gate_memory;
+  pindax::UniqueFd doorbell;
+  pindax::UniqueFd stop;  // eventfd: tells the fault thread to end
+  pindax::client::Userfaultfd uffd;
+  pindax::UniqueFd passed_device;  // /dev/userfaultfd from the daemon
+
+  pindax::proto::WelcomeBody welcome{};
+  std::string where;       // as given to attach
+  std::string mount_path;  // empty without a mount
+  bool direct = false;
+  bool pool_writable = false;
+  std::string why_indirect;
+  pindax_attach_options options{};
+  const pindax::u32 born = pindax::client::fork_generation.load();
+  std::atomic<bool> lost{false};    // the daemon is gone
+  std::atomic<bool> ending{false};  // detach: the fault thread returns
+
+  std::byte* gates = nullptr;  // kGateAreaBytes
+  std::byte* slots = nullptr;  // kSlotAreaBytes
+
+  pindax::client::Requests requests;
+  std::unique_ptr<pindax::client::SlotPool> slot_pool;
+  std::unique_ptr<pindax::client::Leases> leases;
+
+  // Held by the service thread over mmap and mremap of a mapping's pieces, by unmap over munmap. Outer to address_mutex.
+  pindax::Mutex mappings_mutex{pindax::LockRank::kClient};
+  std::vector<pindax_mapping*> by_id GUARDED_BY(mappings_mutex);
+  std::atomic<pindax::u64> pieces{0};  // VMAs of the pool mapped just now, all mappings
+
+  pindax::Mutex address_mutex{pindax::LockRank::kClientQueue};
+  std::map<pindax::u64, pindax_mapping*> by_address GUARDED_BY(address_mutex);  // by first address
+
+  // Descriptors that pindax_open made without a mount, and their handles.
+  pindax::Mutex files_mutex{pindax::LockRank::kLeaf};
+  std::map<int, pindax::u64> handles GUARDED_BY(files_mutex);
+
+  std::thread service;
+  std::thread faults;
+
+  // Bodies of the threads.
+  void run_service();
+  void run_faults();
+  // Fills `ref` for a descriptor: a handle of ours, or a fresh token of the mount. 0 or a negative errno.
+  int file_ref(int fd, pindax::proto::FileRef& ref);
+};

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Descriptors, and the calls that change a file's layout.
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <new>
+
+#include "client/client.h"
+#include "client/error.h"
+#include "proto/mount_ioctl.h"
+
+using namespace pindax;
+using namespace pindax::client;
+
+int pindax_client::file_ref(int fd, proto::FileRef& ref) {
+  ref = {};
+  {
+    MutexLock lock(files_mutex);
+    if (auto it = handles.find(fd); it != handles.end()) {
+      ref.handle = it->second;
+      return 0;
+    }
+  }
+  proto::TokenReply token{};
+  if (::ioctl(fd, proto::kIocToken, &token) != 0) {
+    if (errno == EBADF) return fail(EBADF, "not an open descriptor");
+    return fail(EINVAL, "this descriptor is neither of a Pindax mount nor from pindax_open");
+  }
+  std::memcpy(ref.token, token.token, sizeof(ref.token));
+  return 0;
+}
+
+namespace {
+
+u32 current_umask() {
+  // The only way to read it without changing it for other threads is /proc; a fresh file's mode is worth that.
+  UniqueFd fd(::open("/proc/self/status", O_RDONLY | O_CLOEXEC));
+  char text[4096];
+  const ssize_t n = fd ? ::read(fd.get(), text, sizeof(text) - 1) : 0;
+  if (n <= 0) return 022;
+  text[n] = '\0';
+  const char* line = std::strstr(text, "\nUmask:");
+  return line != nullptr ? static_cast<u32>(std::strtoul(line + 7, nullptr, 8)) : 022;
+}
+
+// Opened by the daemon: the descriptor is only a number that stands for the daemon's handle.
+int open_handle(pindax_client& c, const char* path, int flags, unsigned mode) {
+  const proto::OpenBody body{static_cast<u32>(flags & ~O_CLOEXEC), mode, (flags & O_CREAT) != 0 ? current_umask() : 0, 0};
+  Reply reply;
+  if (const int error = c.call(proto::Type::kOpen, body, reply, path); error != 0) return error;
+  proto::OpenReply opened{};
+  if (reply.length < sizeof(opened)) return fail(EPROTO, "short reply to open");
+  std::memcpy(&opened, reply.bytes.data(), sizeof(opened));
+  const int fd = ::open("/dev/null", (flags & O_ACCMODE) | O_CLOEXEC);
+  if (fd < 0) {
+    const int error = fail_errno("a descriptor for the file");
+    const proto::CloseBody close_body{opened.handle};
+    Reply ignored;
+    (void)c.call(proto::Type::kClose, close_body, ignored);
+    return error;
+  }
+  MutexLock lock(c.files_mutex);
+  c.handles[fd] = opened.handle;
+  return fd;
+}
+
+// A path inside the file system, or one that already names a file on the mount.
+std::string on_mount(const pindax_client& c, const char* path) {
+  const std::string text(path);
+  const std::string& root = c.mount_path;
+  if (text.compare(0, root.size(), root) == 0 && (text.size() == root.size() || text[root.size()] == '/')) return text;
+  return root + (text.empty() || text[0] != '/' ? "/" : "") + text;
+}
+
+}  // namespace
+
+extern "C" {
+
+PINDAX_API int pindax_open(struct pindax_client* c, const char* path, int flags, unsigned mode) try {
+  if (const int error = c->usable(); error != 0) return error;
+  if (path == nullptr) return fail(EINVAL, "open needs a path");
+  if (c->mount_path.empty()) return open_handle(*c, path, flags, mode);
+  const std::string full = on_mount(*c, path);
+  const int fd = ::open(full.c_str(), flags | O_CLOEXEC, mode);
+  return fd >= 0 ? fd : fail_errno(full);
+} catch (const std::bad_alloc&) {
+  return fail(ENOMEM, "out of memory in open");
+}
+
+PINDAX_API int pindax_close(struct pindax_client* c, int fd) {
+  u64 handle = 0;
+  {
+    MutexLock lock(c->files_mutex);
+    if (auto it = c->handles.find(fd); it != c->handles.end()) {
+      handle = it->second;
+      c->handles.erase(it);
+    }
+  }
+  const int closed = ::close(fd) == 0 ? 0 : fail_errno("close");
+  if (handle == 0) return closed;
+  Reply reply;
+  return c->call(proto::Type::kClose, proto::CloseBody{handle}, reply);
+}
+
+PINDAX_API int pindax_fallocate(struct pindax_client* c, int fd, int mode, uint64_t offset, uint64_t length) {
+  proto::FallocateBody body{};
+  if (const int error = c->file_ref(fd, body.file); error != 0) return error;
+  body.mode = static_cast<u32>(mode);
+  body.offset = offset;
+  body.length = length;
+  Reply reply;
+  return c->call(proto::Type::kFallocate, body, reply);
+}
+
+PINDAX_API int pindax_truncate(struct pindax_client* c, int fd, uint64_t size) {
+  proto::TruncateBody body{};
+  if (const int error = c->file_ref(fd, body.file); error != 0) return error;
+  body.size = size;
+  Reply reply;
+  return c->call(proto::Type::kTruncate, body, reply);
+}
+
+PINDAX_API int pindax_clone_range(struct pindax_client* c, int src_fd, uint64_t src, int dst_fd, uint64_t dst, uint64_t length) {
+  proto::CloneBody body{};
+  if (const int error = c->file_ref(src_fd, body.source); error != 0) return error;
+  if (const int error = c->file_ref(dst_fd, body.destination); error != 0) return error;
+  body.source_offset = src;
+  body.destination_offset = dst;
+  body.length = length;
+  Reply reply;
+  return c->call(proto::Type::kClone, body, reply);
+}
+
+}  // extern "C"

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// pindax_map, pindax_unmap and what a mapping tells about itself.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <new>
+
+#include "client/error.h"
+#include "client/mapping.h"
+
+using namespace pindax;
+using namespace pindax::client;
+
+namespace {
+
+void enter(pindax_mapping& m) {
+  pindax_client& c = *m.client;
+  MutexLock lock(c.mappings_mutex);
+  if (c.by_id.size() <= m.id) c.by_id.resize(std::max<std::size_t>(m.id + 1, 2 * c.by_id.size()));
+  c.by_id[m.id] = &m;
+  if (!m.direct) return;
+  MutexLock address_lock(c.address_mutex);
+  c.by_address[m.base] = &m;
+}
+
+// The memory goes before the daemon is told that it is gone. The service thread stays away from now on: what it
+// would map could land in somebody else's addresses.
+void remove_memory(pindax_mapping& m) {
+  pindax_client& c = *m.client;
+  MutexLock lock(c.mappings_mutex);
+  m.closing = true;
+  if (m.direct) {
+    MutexLock address_lock(c.address_mutex);
+    c.by_address.erase(m.base);
+  }
+  ::munmap(reinterpret_cast<void*>(m.base), m.span);
+  c.pieces.fetch_sub(m.pieces.exchange(0));
+}
+
+void leave(pindax_mapping& m) {
+  MutexLock lock(m.client->mappings_mutex);
+  m.client->by_id[m.id] = nullptr;
+}
+
+int map_through_mount(pindax_mapping& m, int fd) {
+  if (m.client->mount_path.empty()) return fail(EACCES, "cannot map directly (" + m.client->why_indirect + ") and there is no mount to go through");
+  void* p = ::mmap(nullptr, m.span, m.prot, MAP_SHARED, fd, static_cast<off_t>(m.file_offset));
+  if (p == MAP_FAILED) return fail_errno("mapping through the mount");
+  m.base = reinterpret_cast<u64>(p);
+  return 0;
+}
+
+// Asks for everything at once; grants come before the reply.
+void populate(pindax_mapping& m) {
+  for (u64 at = m.file_offset; at < m.file_end();) {
+    const proto::FaultBody fault{m.id, 0, at, m.file_end() - at};
+    Reply reply;
+    const u64 before = m.mapped_pages.load();
+    if (m.client->call(proto::Type::kFault, fault, reply) != 0) return;
+    const u64 got = (m.mapped_pages.load() - before) * kBlockSize;
+    if (got == 0) return;  // holes and the end of file come by faults
+    at += got;
+  }
+}
+
+int check_access(int fd, int prot) {
+  const int flags = ::fcntl(fd, F_GETFL);
+  if (flags < 0) return fail_errno("map");
+  const int access = flags & O_ACCMODE;
+  if (access == O_WRONLY) return fail(EACCES, "a descriptor that is open for writing only cannot be mapped");
+  if ((prot & PROT_WRITE) != 0 && access != O_RDWR) return fail(EACCES, "PROT_WRITE needs a descriptor that is open for reading and writing");
+  return 0;
+}
+
+int map(pindax_client& c, int fd, u64 offset, std::size_t length, int prot, int flags, pindax_mapping** out) {
+  if (length == 0) return fail(EINVAL, "a mapping needs a length");
+  if (offset % kBlockSize != 0) return fail(EINVAL, "the offset of a mapping is a multiple of 4096");
+  constexpr u64 kMaxEnd = u64{1} << 63;
+  if (offset >= kMaxEnd || length > kMaxEnd - offset - kBlockSize) return fail(EOVERFLOW, "no file reaches that far");
+  if ((prot & ~(PROT_READ | PROT_WRITE)) != 0 || prot == 0) return fail(EINVAL, "prot is PROT_READ, or PROT_READ and PROT_WRITE");
+  if (const int error = check_access(fd, prot); error != 0) return error;
+  auto m = std::make_unique<pindax_mapping>();
+  m->client = &c;
+  m->direct = c.direct && (c.pool_writable || (prot & PROT_WRITE) == 0);
+  m->prot = prot;
+  m->file_offset = offset;
+  m->length = length;
+  m->span = round_up(length, kBlockSize);
+  if (const int error = m->direct ? reserve(*m) : map_through_mount(*m, fd); error != 0) return error;
+  proto::MapBody body{};
+  Reply reply;
+  int error = c.file_ref(fd, body.file);
+  if (error == 0) {
+    body.offset = offset;
+    body.length = m->span;
+    body.prot = static_cast<u32>(prot);
+    body.flags = m->direct ? 0 : proto::kMapIndirect;
+    error = c.call(proto::Type::kMap, body, reply);
+  }
+  proto::MapReply answer{};
+  if (error == 0 && reply.length < sizeof(answer)) error = fail(EPROTO, "short reply to map");
+  if (error != 0) {
+    ::munmap(reinterpret_cast<void*>(m->base), m->span);
+    return error;
+  }
+  std::memcpy(&answer, reply.bytes.data(), sizeof(answer));
+  m->id = answer.mapping;
+  m->inode = answer.inode;
+  enter(*m);
+  if (m->direct && (flags & PINDAX_MAP_POPULATE) != 0) populate(*m);
+  *out = m.release();
+  return 0;
+}
+
+}  // namespace
+
+extern "C" {
+
+PINDAX_API int pindax_map(struct pindax_client* c, int fd, uint64_t offset, size_t length, int prot, int flags,
+                          struct pindax_mapping** out) try {
+  if (c == nullptr || out == nullptr) return fail(EINVAL, "map needs a client and a place for the mapping");
+  *out = nullptr;
+  if (const int error = c->usable(); error != 0) return error;
+  return map(*c, fd, offset, length, prot, flags, out);
+} catch (const std::bad_alloc&) {
+  return fail(ENOMEM, "out of memory in map");
+}
+
+PINDAX_API int pindax_unmap(struct pindax_mapping* m) {
+  if (m == nullptr) return 0;
+  pindax_client& c = *m->client;
+  if (c.born != fork_generation.load()) return c.usable();  // the parent's memory, not ours
+  remove_memory(*m);
+  const proto::UnmapBody body{m->id, 0};
+  Reply reply;
+  const int error = c.call(proto::Type::kUnmap, body, reply);
+  leave(*m);
+  delete m;
+  return error == -ENOTCONN ? 0 : error;  // a daemon that is gone holds nothing for us
+}
+
+PINDAX_API void* pindax_mapping_address(const struct pindax_mapping* m) { return reinterpret_cast<void*>(m->base); }
+PINDAX_API size_t pindax_mapping_length(const struct pindax_mapping* m) { return m->length; }
+
+PINDAX_API int pindax_mapping_info(struct pindax_mapping* m, struct pindax_mapping_info* out) {
+  if (out == nullptr || out->size < sizeof(size_t)) return fail(EINVAL, "set info.size to sizeof(struct pindax_mapping_info)");
+  const proto::Gate& gate = m->client->gate(m->id);
+  struct pindax_mapping_info info{};
+  info.size = out->size;
+  info.direct = m->direct ? 1 : 0;
+  info.extents = static_cast<u32>(m->pieces.load());
+  info.inode = m->inode;
+  info.file_offset = m->file_offset;
+  info.mapped_bytes = m->mapped_pages.load() * kBlockSize;
+  info.huge_bytes = m->huge_pages.load() * kBlockSize;
+  info.file_size = gate.size_bytes.load();
+  info.generation = gate.generation.load();
+  info.why_indirect = m->direct ? nullptr : m->client->why_indirect.c_str();
+  std::memcpy(out, &info, std::min(out->size, sizeof(info)));
+  return 0;
+}
+
+}  // extern "C"

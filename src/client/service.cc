@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The service thread: carries out what the daemon's FIFO says, in its order (F1), and acknowledges recalls after the translations
+// are gone. Its head comment in client.h says what it must not do (F3).
+#include <pthread.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "client/client.h"
+#include "client/leases.h"
+#include "client/mapping.h"
+
+using namespace pindax;
+using namespace pindax::client;
+
+namespace {
+
+template <class Body>
+bool take(const std::byte* packet, std::size_t length, Body& body) {
+  if (length < sizeof(proto::Header) + sizeof(body)) return false;
+  std::memcpy(&body, packet + sizeof(proto::Header), sizeof(body));
+  return true;
+}
+
+// Receives one packet without descriptors; a descriptor that comes along is closed. 0: the daemon is gone.
+std::size_t receive(int fd, std::byte* buffer, std::size_t capacity) {
+  for (;;) {
+    iovec iov{buffer, capacity};
+    alignas(cmsghdr) char control[CMSG_SPACE(4 * sizeof(int))];
+    msghdr message{};
+    message.msg_iov = &iov;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof(control);
+    const ssize_t n = ::recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return 0;
+    for (cmsghdr* c = CMSG_FIRSTHDR(&message); c != nullptr; c = CMSG_NXTHDR(&message, c)) {
+      if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
+      for (std::size_t at = 0; at + sizeof(int) <= c->cmsg_len - CMSG_LEN(0); at += sizeof(int)) {
+        int passed;
+        std::memcpy(&passed, CMSG_DATA(c) + at, sizeof(int));
+        ::close(passed);
+      }
+    }
+    return static_cast<std::size_t>(n);
+  }
+}
+
+}  // namespace
+
+pindax_mapping* pindax_client::mapping_by_id(u32 id) { return id < by_id.size() ? by_id[id] : nullptr; }
+
+void pindax_client::run_service() {
+  ::pthread_setname_np(::pthread_self(), "pindax-service");
+  alignas(8) static thread_local std::byte packet[proto::kMaxMessageBytes];
+  for (;;) {
+    const std::size_t length = receive(socket.get(), packet, sizeof(packet));
+    if (length == 0) break;
+    proto::Header header;
+    if (length < sizeof(header)) continue;
+    std::memcpy(&header, packet, sizeof(header));
+    if (header.type == proto::Type::kReply) {
+      proto::ReplyBody reply;
+      constexpr std::size_t kFront = sizeof(header) + sizeof(reply);
+      if (take(packet, length, reply)) requests.deliver(header.request, reply.status, packet + kFront, length - kFront);
+    } else if (header.type == proto::Type::kGrant) {
+      proto::GrantBody grant;
+      if (!take(packet, length, grant)) continue;
+      MutexLock lock(mappings_mutex);
+      if (pindax_mapping* m = mapping_by_id(grant.mapping); m != nullptr && m->direct && !m->closing) install_grant(*m, grant);
+    } else if (header.type == proto::Type::kRecall) {
+      proto::RecallBody recall;
+      if (!take(packet, length, recall)) continue;
+      {
+        MutexLock lock(mappings_mutex);
+        pindax_mapping* m = mapping_by_id(recall.mapping);
+        if (m != nullptr && m->direct && !m->closing) remove_translations(*m, recall.begin, recall.end);
+      }
+      const proto::RecallAckBody ack{recall.recall};
+      (void)send(proto::Type::kRecallAck, 0, &ack, sizeof(ack));
+    } else if (header.type == proto::Type::kPinRecall) {
+      proto::PinRecallBody recall;
+      if (take(packet, length, recall)) leases->recalled(recall.slot, recall.deadline_ms);
+    }
+  }
+  lost.store(true);
+  requests.connection_lost();
+  const u64 one = 1;
+  (void)!::write(stop.get(), &one, sizeof(one));  // the fault thread answers by itself from now on
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "client/slots.h"
+
+#include <unistd.h>
+
+#include <map>
+#include <new>
+
+namespace pindax::client {
+namespace {
+
+std::atomic<u64> next_serial{1};
+
+// The last pool this thread used; a thread that alternates between clients looks its state up in `all`.
+struct Cached {
+  u64 serial = 0;
+  ThreadSlots* state = nullptr;
+};
+thread_local Cached cached;
+thread_local std::vector<Cached>* all = nullptr;
+
+// Pools that live, by serial: an ending thread may know pools that are gone.
+struct Registry {
+  Mutex mutex{LockRank::kClient};
+  std::map<u64, SlotPool*> pools GUARDED_BY(mutex);
+};
+Registry& registry() {
+  static auto* r = new Registry();  // threads may end after static destructors ran
+  return *r;
+}
+
+// At the end of a thread its slots and states go back to the pools.
+struct TableOwner {
+  ~TableOwner() {
+    if (all == nullptr) return;
+    {
+      MutexLock lock(registry().mutex);
+      for (const Cached& known : *all)
+        if (auto it = registry().pools.find(known.serial); it != registry().pools.end()) it->second->retire(*known.state);
+    }
+    delete all;
+    all = nullptr;
+    cached = {};
+  }
+};
+
+}  // namespace
+
+SlotPool::SlotPool(std::byte* area) : area_(area), serial_(next_serial.fetch_add(1)) {
+  auto* header = reinterpret_cast<proto::SlotHeader*>(area);
+  header->version.store(proto::kSharedVersion);
+  header->high_water.store(0);
+  header->magic.store(proto::kSlotMagic);
+  MutexLock lock(registry().mutex);
+  registry().pools.emplace(serial_, this);
+}
+
+SlotPool::~SlotPool() {
+  MutexLock lock(registry().mutex);
+  registry().pools.erase(serial_);
+}
+
+ThreadSlots* SlotPool::mine() {
+  if (cached.serial == serial_) [[likely]] return cached.state;
+  return make_mine();
+}
+
+ThreadSlots* SlotPool::make_mine() {
+  static thread_local TableOwner owner;
+  (void)owner;
+  if (all == nullptr) all = new (std::nothrow) std::vector<Cached>();
+  if (all == nullptr) return nullptr;
+  for (const Cached& known : *all) {
+    if (known.serial != serial_) continue;
+    cached = known;
+    return known.state;
+  }
+  MutexLock lock(mutex_);
+  ThreadSlots* state = nullptr;
+  for (ThreadSlots*& candidate : retired_) {
+    if (candidate->holds_pins()) continue;  // others still end pins of the thread that had it
+    state = candidate;
+    candidate = retired_.back();
+    retired_.pop_back();
+    break;
+  }
+  if (state == nullptr) state = threads_.emplace_back(std::make_unique<ThreadSlots>()).get();
+  state->thread = static_cast<u32>(::gettid());
+  cached = {serial_, state};
+  all->push_back(cached);
+  return state;
+}
+
+void SlotPool::retire(ThreadSlots& thread) {
+  MutexLock lock(mutex_);
+  while (thread.free_count != 0) free_.push_back(thread.free[--thread.free_count]);
+  retired_.push_back(&thread);
+}
+
+u32 SlotPool::take_shared() {
+  MutexLock lock(mutex_);
+  if (!free_.empty()) {
+    const u32 index = free_.back();
+    free_.pop_back();
+    return index;
+  }
+  if (high_water_ == proto::kMaxSlots) return proto::kMaxSlots;
+  const u32 index = high_water_++;
+  reinterpret_cast<proto::SlotHeader*>(area_)->high_water.store(high_water_, std::memory_order_seq_cst);
+  return index;
+}
+
+void SlotPool::give_shared(u32 index) {
+  MutexLock lock(mutex_);
+  free_.push_back(index);
+}
+
+}  // namespace pindax::client

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""kill -9 of the daemon at any moment, mount again, check."""
+import errno
+import hashlib
+import os
+import signal
+import sys
+import threading
+import time
+
+from harness import *
+
+
+def acknowledged_writer(m, stop, done):
+    """Creates files and records each one that was acknowledged with its contents' checksum."""
+    i = 0
+    while not stop.is_set():
+        data = random.randbytes(random.randrange(1, 60000))
+        try:
+            with open(m.path / f"w{i}", "wb", buffering=0) as f:
+                f.write(data)
+            done[f"w{i}"] = hashlib.sha256(data).hexdigest()
+            if i % 3 == 2:
+                os.rename(m.path / f"w{i - 1}", m.path / f"r{i - 1}")
+                done[f"r{i - 1}"] = done.pop(f"w{i - 1}")
+            if i % 5 == 4:
+                os.unlink(m.path / f"w{i}")
+                done.pop(f"w{i}")
+        except OSError:
+            done.pop(f"w{i}", None)
+            return
+        i += 1
+
+
+def crash_round(m, seconds):
+    stop, done = threading.Event(), {}
+    writer = threading.Thread(target=acknowledged_writer, args=(m, stop, done), daemon=True)
+    writer.start()
+    time.sleep(seconds)
+    m.kill_daemon()
+    stop.set()
+    writer.join(10)
+    m.mount()
+    # The operation in flight may have happened or not; every acknowledged one must have.
+    lost = []
+    for name, digest in done.items():
+        try:
+            if hashlib.sha256((m.path / name).read_bytes()).hexdigest() != digest:
+                lost.append(name)
+        except FileNotFoundError:
+            lost.append(name)
+    in_flight = 1
+    check(len(lost) <= in_flight, f"lost after kill -9: {lost[:5]} of {len(done)}")
+    m.umount()
+    m.fsck()
+    m.mount()
+    for entry in os.scandir(m.path):
+        os.unlink(entry.path)
+    return len(done)
+
+
+def test_kill_under_load(m):
+    """[D2] kill -9 under load loses nothing acknowledged; fsck finds the pool consistent (tmpfs pool)"""
+    total = sum(crash_round(m, random.uniform(0.05, 0.6)) for _ in range(5))
+    check(total > 0, "the writer wrote something")
+
+
+@options(mount={"where": "/var/tmp"})
+def test_kill_under_load_posix(m):
+    """[D2] the same on a regular file in posix mode"""
+    total = sum(crash_round(m, random.uniform(0.05, 0.6)) for _ in range(5))
+    check(total > 0, "the writer wrote something")
+
+
+def test_kill_with_clients_attached(m):
+    """[R23] kill -9 of the daemon while a client maps a file: the client's blocks are given to nobody"""
+    m.file("f", 4 * MiB, fill=6)
+    c = m.client()
+    c.ask("open", "f", "rw")
+    c.ask("map", 0, 4 * MiB)
+    m.kill_daemon()
+    m.mount()
+    os.unlink(m.path / "f")
+    new = m.file("new", 16 * MiB, fill=7)
+    c.send("fill", 0, 1 * MiB, 0xEE)  # a stale store: it may fault, it must not reach another file
+    c.answer()
+    check_equal(new.read_bytes(), b"\x07" * (16 * MiB), "another file after a stale store")
+    c.kill()
+    m.umount()
+    m.fsck()
+
+
+def test_orphans_are_freed_after_a_crash(m):
+    """an unlinked open file is freed by the mount after a crash"""
+    before = os.statvfs(m.path).f_bfree
+    f = open(m.file("gone", 8 * MiB), "rb")
+    os.unlink(m.path / "gone")
+    m.kill_daemon()
+    f.close()
+    m.mount()
+    wait_until(lambda: os.statvfs(m.path).f_bfree >= before - 16, "the orphan's space comes back")
+    m.umount()
+    m.fsck()
+
+
+def test_fsync_survives_a_clean_kill(m):
+    """fsync, then kill -9: the file is there"""
+    with open(m.path / "f", "wb") as f:
+        f.write(b"durable" * 1000)
+        f.flush()
+        os.fsync(f.fileno())
+    m.kill_daemon()
+    m.mount()
+    check_equal((m.path / "f").read_bytes(), b"durable" * 1000)
+
+
+if __name__ == "__main__":
+    sys.exit(main(globals()))
