@@ -7,7 +7,6 @@
 
 #include <vector>
 
-
 #include "base/unique_fd.h"
 #include "pmem/media.h"
 
@@ -24,8 +23,9 @@ struct OpenPoolOptions {
 class PoolMedia : public Media {
  public:
   // Creates or (with force) takes over a pool file of `size` bytes (0: what the file or device has) and reserves its
-  // space on the host unless `sparse`. Holds the owner lock. Errors: kExists without force if the file holds a pool or
-  // is not empty, kBusy if a daemon owns it, kNoSpace, kInvalid with advice.
+  // space on the host unless `sparse`. Holds the owner lock. A file (but not a device) reads as zeros afterwards.
+  // Errors: kExists without force if the file holds a pool or is not empty, kBusy if a daemon owns it or former clients
+  // map it, kNoSpace, kInvalid with advice. On error a file that existed is as it was, but for kNoSpace with force.
   static Result<std::unique_ptr<PoolMedia>> create(const std::string& path, u64 size, bool sparse, bool force);
   static Result<std::unique_ptr<PoolMedia>> open(const std::string& path, const OpenPoolOptions& options);
 
@@ -33,12 +33,13 @@ class PoolMedia : public Media {
   virtual const std::string& path() const = 0;
   virtual int fd() const = 0;  // owned by the media
   virtual const struct stat& identity() const = 0;  // device, inode, mode at open
-  // Each AG is mapped by itself, on first use: tell the size once the superblock is known.
+  // Each AG is mapped by itself, on first use: tell the size once the superblock is known, before other threads use the
+  // pool. Until then only the first 4 MiB can be used. Views of that time stay valid.
   virtual void set_segment_size(u64 bytes) = 0;
 
   // Witness bytes (D1, D2): OFD locks on a byte per client beyond kWitnessBase. True if somebody holds byte `index`.
   virtual Result<bool> witness_held(u32 index) const = 0;
-  // The lowest `count` of held witness bytes from `first` on; empty is "nobody".
+  // All that are held, ascending; empty is "nobody".
   virtual Result<std::vector<u32>> witnesses_held() const = 0;
 };
 
@@ -46,7 +47,8 @@ class PoolMedia : public Media {
 inline constexpr u64 kOwnerLockByte = (u64{1} << 62);
 inline constexpr u64 kWitnessBase = (u64{1} << 62) + 4096;
 inline constexpr u32 kMaxWitnesses = 1u << 20;
-// Takes the witness byte on a description that belongs to a client. kBusy if somebody else has it.
+// Takes the witness byte on a description that belongs to a client. kBusy if somebody else has it; kBadDescriptor if
+// the description is not open for reading.
 Status take_witness(int client_pool_fd, u32 index);
 
 // In memory, for unit tests; every store succeeds.

@@ -125,11 +125,11 @@ TEST_CASE("journal: one damaged header is no harm, two are kCorrupt") {
   const u64 garbage = 1;
   // The newer of the two: replay starts from the older head, over the same records.
   format::JournalHeader copies[2];
-  for (u64 i : {0, 1}) REQUIRE(media->read(block_offset(BlockNo(g.journal_block + i)), &copies[i], sizeof copies[i]).ok());
+  for (u64 i = 0; i < 2; ++i) REQUIRE(media->read(block_offset(BlockNo(g.journal_block + i)), &copies[i], sizeof copies[i]).ok());
   const u64 newer = copies[0].sequence > copies[1].sequence ? 0 : 1;
   REQUIRE(media->write(block_offset(BlockNo(g.journal_block + newer)) + 24, &garbage, 8).ok());
   CHECK(get(*open_store(*media, SyncMode::kStrict), data_block(0), 0) == 5);
-  for (u64 i : {0, 1}) REQUIRE(media->write(block_offset(BlockNo(g.journal_block + i)) + 24, &garbage, 8).ok());
+  for (u64 i = 0; i < 2; ++i) REQUIRE(media->write(block_offset(BlockNo(g.journal_block + i)) + 24, &garbage, 8).ok());
   CHECK(MetaStore::open(*media, g, SyncMode::kStrict).code() == Errc::kCorrupt);
 }
 

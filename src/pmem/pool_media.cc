@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "pmem/pool_media.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "fmt/format.h"
+
+#include "pmem/pool_locks.h"
+#include "pmem/pool_media_impl.h"
+
+namespace pindax {
+namespace {
+
+constexpr u64 kFirstWindowBytes = u64{4} << 20;
+
+Status pmem2_error(const char* what) {
+  return Status(Errc::kIo, fmt::format("{}: {}", what, pmem2_errormsg()));
+}
+
+}  // namespace
+
+PoolMediaImpl::Segment::~Segment() {
+  if (map != nullptr) pmem2_map_delete(&map);
+}
+
+PoolMediaImpl::~PoolMediaImpl() {
+  for (auto& segment : segments_) delete segment.load();
+  window_.reset();
+  if (source_ != nullptr) pmem2_source_delete(&source_);
+}
+
+Result<std::unique_ptr<PoolMediaImpl::Segment>> PoolMediaImpl::map(u64 begin, u64 length) const {
+  pmem2_config* raw = nullptr;
+  if (pmem2_config_new(&raw) != 0) return pmem2_error("cannot map the pool");
+  struct Delete {
+    void operator()(pmem2_config* c) const { pmem2_config_delete(&c); }
+  };
+  const std::unique_ptr<pmem2_config, Delete> config(raw);
+  const unsigned protection = PMEM2_PROT_READ | (identity_.read_only ? 0 : PMEM2_PROT_WRITE);
+  auto out = std::make_unique<Segment>();
+  if (pmem2_config_set_required_store_granularity(raw, PMEM2_GRANULARITY_PAGE) != 0 ||
+      pmem2_config_set_offset(raw, begin) != 0 || pmem2_config_set_length(raw, length) != 0 ||
+      pmem2_config_set_protection(raw, protection) != 0 || pmem2_map_new(&out->map, raw, source_) != 0)
+    return pmem2_error("cannot map the pool");
+  out->base = static_cast<std::byte*>(pmem2_map_get_address(out->map));
+  out->begin = begin;
+  out->length = length;
+  return out;
+}
+
+Status PoolMediaImpl::attach() {
+  bus_guard::install();
+  if (pmem2_source_from_fd(&source_, fd_.get()) != 0) return pmem2_error("cannot use the pool");
+  MutexLock lock(map_mutex_);
+  PINDAX_ASSIGN(window_, map(0, std::min(kFirstWindowBytes, size())));
+  flush_ = pmem2_get_flush_fn(window_->map);
+  drain_ = pmem2_get_drain_fn(window_->map);
+  memcpy_ = pmem2_get_memcpy_fn(window_->map);
+  switch (pmem2_map_get_store_granularity(window_->map)) {
+    case PMEM2_GRANULARITY_BYTE: granularity_ = Granularity::kByte; break;
+    case PMEM2_GRANULARITY_CACHE_LINE: granularity_ = Granularity::kCacheLine; break;
+    case PMEM2_GRANULARITY_PAGE:
+      // A forced granularity is believed: tests of page granularity run on tmpfs, too.
+      granularity_ = identity_.kind == PoolKind::kRamFile && std::getenv("PMEM2_FORCE_GRANULARITY") == nullptr
+                         ? Granularity::kVolatile
+                         : Granularity::kPage;
+      break;
+  }
+  return {};
+}
+
+void PoolMediaImpl::set_segment_size(u64 bytes) {
+  PINDAX_ASSERT(segment_bytes_ == 0 && bytes >= kFirstWindowBytes && bytes % kBlockSize == 0);
+  segments_ = std::vector<std::atomic<const Segment*>>((size() + bytes - 1) / bytes);
+  segment_bytes_ = bytes;
+}
+
+Result<const PoolMediaImpl::Segment*> PoolMediaImpl::segment(u64 at) const {
+  if (at >= size()) return Status(Errc::kInvalid, "range outside the pool");
+  if (segment_bytes_ == 0) {
+    if (at < window_->length) return window_.get();
+    return Status(Errc::kInvalid, "range beyond the first 4 MiB of a pool whose layout is not known yet");
+  }
+  auto& slot = segments_[at / segment_bytes_];
+  if (const Segment* s = slot.load(std::memory_order_acquire)) return s;
+  MutexLock lock(map_mutex_);
+  if (const Segment* s = slot.load(std::memory_order_acquire)) return s;
+  const u64 begin = round_down(at, segment_bytes_);
+  PINDAX_ASSIGN(auto mapped, map(begin, std::min(segment_bytes_, size() - begin)));
+  slot.store(mapped.get(), std::memory_order_release);
+  return mapped.release();
+}
+
+const std::byte* PoolMediaImpl::view(PoolOffset at, u64 length) const {
+  auto found = segment(at.value);
+  if (!found.ok()) return nullptr;
+  const Segment& s = **found;
+  const u64 within = at.value - s.begin;
+  return length <= s.length - within ? s.base + within : nullptr;
+}
+
+template <class F>
+Status PoolMediaImpl::pieces(PoolOffset at, u64 length, F f) const {
+  if (at.value > size() || length > size() - at.value) return Status(Errc::kInvalid, "range outside the pool");
+  for (u64 done = 0; done < length;) {
+    PINDAX_ASSIGN(const Segment* s, segment(at.value + done));
+    const u64 within = at.value + done - s->begin;
+    const u64 n = std::min(length - done, s->length - within);
+    PINDAX_TRY(f(s->base + within, done, n));
+    done += n;
+  }
+  return {};
+}
+
+Status PoolMediaImpl::read(PoolOffset at, void* out, u64 length) const {
+  auto* bytes = static_cast<std::byte*>(out);
+  return pieces(at, length, [&](const std::byte* from, u64 done, u64 n) -> Status {
+    switch (guarded(from, n, [&] { std::memcpy(bytes + done, from, n); })) {
+      case BusFault::kNone: return {};
+      case BusFault::kPoisoned: return Status(Errc::kPoisoned, "bad block under the pool");
+      case BusFault::kLost: break;
+    }
+    return Status(Errc::kIo, fmt::format("{} cannot be read: was it truncated?", path()));
+  });
+}
+
+Status PoolMediaImpl::lost(const char* what) {
+  failed_.store(true, std::memory_order_release);
+  return Status(Errc::kIo, fmt::format("{}: {}", path(), what));
+}
+
+template <class F>
+Status PoolMediaImpl::store(PoolOffset at, u64 length, F f) {
+  if (identity_.read_only) return Status(Errc::kReadOnly, "the pool is open for reading only");
+  return pieces(at, length, [&](std::byte* to, u64 done, u64 n) -> Status {
+    const BusFault fault = guarded(to, n, [&] { f(to, done, n); });
+    if (fault == BusFault::kNone) return {};
+    return lost("a store was lost: the host's file system is full or the file was truncated");
+  });
+}
+
+Status PoolMediaImpl::write(PoolOffset at, const void* data, u64 length) {
+  const auto* bytes = static_cast<const std::byte*>(data);
+  return store(at, length, [&](std::byte* to, u64 done, u64 n) { std::memcpy(to, bytes + done, n); });
+}
+
+Status PoolMediaImpl::write_nt(PoolOffset at, const void* data, u64 length) {
+  if (granularity_ == Granularity::kVolatile || granularity_ == Granularity::kPage) return write(at, data, length);
+  const auto* bytes = static_cast<const std::byte*>(data);
+  return store(at, length, [&](std::byte* to, u64 done, u64 n) {
+    memcpy_(to, bytes + done, n, PMEM2_F_MEM_NONTEMPORAL | PMEM2_F_MEM_NODRAIN);
+  });
+}
+
+Status PoolMediaImpl::zero(PoolOffset at, u64 length) {
+  return store(at, length, [&](std::byte* to, u64, u64 n) { std::memset(to, 0, n); });
+}
+
+Status PoolMediaImpl::flush(PoolOffset at, u64 length) {
+  if (granularity_ == Granularity::kVolatile || identity_.read_only) return {};
+  if (granularity_ != Granularity::kPage)
+    return pieces(at, length, [&](const std::byte* p, u64, u64 n) { return flush_(p, n), Status(); });
+  const u64 begin = round_down(at.value, kBlockSize);
+  const u64 end = round_up(at.value + length, kBlockSize);
+  // Not libpmem2's flush: that one keeps a failing msync to itself.
+  return pieces(PoolOffset(begin), end - begin, [&](std::byte* p, u64, u64 n) -> Status {
+    if (::msync(p, n, MS_SYNC) == 0) return {};
+    return lost("the host could not write it to its disk");
+  });
+}
+
+Status PoolMediaImpl::drain() {
+  if (granularity_ == Granularity::kCacheLine || granularity_ == Granularity::kByte) drain_();
+  return {};
+}
+
+Status PoolMediaImpl::punch(PoolOffset at, u64 length) {
+  if (identity_.read_only) return Status(Errc::kReadOnly, "the pool is open for reading only");
+  if (identity_.kind == PoolKind::kDevdax) return Status(Errc::kNotSupported, "a devdax pool has no holes");
+  if (at.value > size() || length > size() - at.value) return Status(Errc::kInvalid, "range outside the pool");
+  const auto offset = static_cast<off_t>(at.value), bytes = static_cast<off_t>(length);
+  if (::fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, bytes) != 0) {
+    if (errno == EOPNOTSUPP) return Status(Errc::kNotSupported, "the host's file system cannot punch holes");
+    return Status(Errc::kIo, fmt::format("{}: cannot punch: {}", path(), std::strerror(errno)));
+  }
+  if (identity_.sparse) return {};
+  if (::fallocate(fd_.get(), FALLOC_FL_KEEP_SIZE, offset, bytes) == 0) return {};
+  if (errno == ENOSPC) return Status(Errc::kNoSpace, fmt::format("{}: the host's file system is full", path()));
+  return Status(Errc::kIo, fmt::format("{}: cannot reserve space: {}", path(), std::strerror(errno)));
+}
+
+Status PoolMediaImpl::sync_all() {
+  if (granularity_ == Granularity::kVolatile || identity_.kind == PoolKind::kDevdax || identity_.read_only) return {};
+  if (::fsync(fd_.get()) == 0) return {};
+  return lost("the host could not write it to its disk");
+}
+
+Result<bool> PoolMediaImpl::witness_held(u32 index) const { return witness_byte_held(fd_.get(), index); }
+Result<std::vector<u32>> PoolMediaImpl::witnesses_held() const { return held_witness_bytes(fd_.get()); }
+
+}  // namespace pindax
