@@ -1,0 +1,461 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "layout/break.h"
+
+#include "base/check.h"
+#include "base/steps.h"
+#include "layout/slow_pin.h"
+
+namespace pindax {
+namespace {
+
+ByteRange hull(ByteRange a, ByteRange b) {
+  if (a.empty()) return b;
+  if (b.empty()) return a;
+  return {std::min(a.begin, b.begin), std::max(a.end, b.end)};
+}
+
+ByteRange aligned(ByteRange r) { return r.empty() ? ByteRange{} : block_aligned(r); }
+
+// Until when pins are waited for. Policy quarantine waits only if this very call says how long.
+std::optional<Clock::time_point> deadline_of(const ChangeRequest& r, BusyPolicy policy, const LayoutOptions& o) {
+  auto wait = r.deadline;
+  if (!wait && policy != BusyPolicy::kQuarantine && policy != BusyPolicy::kEvict) wait = o.deadline;
+  if (!wait) return std::nullopt;
+  return Clock::now() + *wait;
+}
+
+}  // namespace
+
+Break::Break(std::shared_ptr<InodeLayout> inode, Kind kind, const ChangeRequest& request)
+    : inode_(std::move(inode)),
+      core_(*inode_->core),
+      kind_(kind),
+      request_(request),
+      policy_(request.policy == BusyPolicy::kInherit ? core_.options.policy : request.policy),
+      range_(aligned(request.break_range)),
+      id_(core_.graph.new_node()),
+      deadline_(deadline_of(request, policy_, core_.options)) {}
+
+std::shared_ptr<Break> Break::change(std::shared_ptr<InodeLayout> inode, const ChangeRequest& request, Apply apply,
+                                     Done done) {
+  auto b = std::make_shared<Break>(std::move(inode), Kind::kChange, request);
+  b->apply_ = std::move(apply);
+  b->done_ = std::move(done);
+  return b;
+}
+
+std::shared_ptr<Break> Break::fill(std::shared_ptr<InodeLayout> inode, ByteRange range, bool writable, Go go) {
+  ChangeRequest request;
+  request.operation = "page-cache fill";
+  request.lock_range = request.break_range = range;
+  request.policy = BusyPolicy::kWait;
+  request.deadline = kFillDeadline;
+  auto b = std::make_shared<Break>(std::move(inode), Kind::kFill, request);
+  b->write_ = writable;
+  b->go_ = std::move(go);
+  return b;
+}
+
+std::shared_ptr<Break> Break::fault(std::shared_ptr<InodeLayout> inode, std::shared_ptr<Mapping> mapping, ByteRange range,
+                                    bool write, Go go) {
+  ChangeRequest request;
+  request.operation = "fault";
+  request.lock_range = request.break_range = range;
+  auto b = std::make_shared<Break>(std::move(inode), Kind::kFault, request);
+  b->write_ = write;
+  b->faulter_ = std::move(mapping);
+  b->go_ = std::move(go);
+  return b;
+}
+
+void Break::begin() {
+  core_.add(*this);
+  bool parked = false;
+  {
+    MutexLock lock(inode_->mutex);
+    inode_->breaks.push_back(shared_from_this());
+    parked = kind_ == Kind::kFill && write_ && inode_->sleeping_setattrs > 0;
+    if (parked) phase_ = Phase::kParked;
+  }
+  if (parked) park();
+  else request_lock();
+}
+
+void Break::post(void (Break::*step)()) {
+  core_.executor.post([self = shared_from_this(), step] { ((*self).*step)(); });
+}
+
+// Phase kQueued, nobody else owns the machine.
+void Break::request_lock() {
+  const ByteRange range = hull(aligned(request_.lock_range), range_);
+  if (inode_->range_lock.acquire(lock_request_, range, RangeLock::Mode::kExclusive, [self = shared_from_this()] { self->locked(); }))
+    locked();
+}
+
+// True: an interrupt (or the end of the inode's layout) came meanwhile, and the machine has ended.
+bool Break::interrupted_now() {
+  bool abandoned = false;
+  {
+    MutexLock lock(inode_->mutex);
+    abandoned = phase_ == Phase::kDone;
+    if (!abandoned && !interrupted_) return false;
+  }
+  if (!abandoned) finish(Status(Errc::kInterrupted), false);
+  else if (lock_held_) inode_->range_lock.release(lock_request_);
+  return true;
+}
+
+void Break::locked() {
+  lock_held_ = true;
+  PINDAX_STEP("break.locked");
+  bool parked = false, abandoned = false;
+  {
+    MutexLock lock(inode_->mutex);
+    abandoned = phase_ == Phase::kDone;
+    if (!abandoned) {
+      phase_ = Phase::kScanning;
+      ++step_;
+      woken_ = false;
+      // C6: a fill that was under way when the SETATTR went to sleep is parked here, before its page can become dirty.
+      parked = kind_ == Kind::kFill && write_ && inode_->sleeping_setattrs > 0 && !interrupted_;
+      if (parked) phase_ = Phase::kParked;
+    }
+  }
+  if (abandoned || parked) {
+    lock_held_ = false;
+    inode_->range_lock.release(lock_request_);
+    if (parked) park();
+    return;
+  }
+  if (interrupted_now()) return;
+  if (range_.empty()) return apply();
+  if (kind_ == Kind::kFault || request_.recall_only) return recall();
+  close_gates();
+  PINDAX_STEP("break.closed");
+  std::vector<BusyPin> busy = scan();
+  PINDAX_STEP("break.scanned");
+  if (!busy.empty()) return on_busy(std::move(busy));
+  exempt_.clear();
+  recall();
+}
+
+// C6: the kernel has stopped the inode's write-back for this SETATTR, and everybody who touches a dirty page hangs.
+// Mutex held.
+bool Break::must_not_sleep() const NO_THREAD_SAFETY_ANALYSIS {
+  return request_.kernel_setattr && inode_->pages.may_be_dirty();
+}
+
+// Mutex held. `for_pins`: pins are in the way, else a recall is.
+Break::Verdict Break::verdict(bool for_pins) const NO_THREAD_SAFETY_ANALYSIS {
+  const bool may_quarantine = kind_ == Kind::kChange && request_.only_frees && policy_ != BusyPolicy::kRefuse;
+  if (must_not_sleep()) return may_quarantine ? Verdict::kQuarantine : Verdict::kRefuse;
+  if (!for_pins) return Verdict::kSleep;
+  switch (policy_) {
+    case BusyPolicy::kQuarantine:
+    case BusyPolicy::kEvict:
+      if (may_quarantine && (!deadline_ || expired())) return Verdict::kQuarantine;
+      return expired() ? Verdict::kRefuse : Verdict::kSleep;
+    case BusyPolicy::kRefuse:
+      return !deadline_ || expired() ? Verdict::kRefuse : Verdict::kSleep;
+    default:
+      return expired() ? Verdict::kRefuse : Verdict::kSleep;
+  }
+}
+
+void Break::on_busy(std::vector<BusyPin> busy) {
+  Verdict v;
+  {
+    MutexLock lock(inode_->mutex);
+    busy_offset_ = busy.front().range.begin;
+    v = verdict(true);
+  }
+  // An unstable slot cannot be named, so its blocks cannot be held back for it.
+  if (v == Verdict::kQuarantine && std::any_of(busy.begin(), busy.end(), [](const BusyPin& b) { return !b.mapping; }))
+    v = expired() ? Verdict::kRefuse : Verdict::kSleep;
+  switch (v) {
+    case Verdict::kSleep:
+      return sleep(std::move(busy), false);
+    case Verdict::kQuarantine:
+      exempt_ = std::move(busy);
+      return recall();
+    case Verdict::kRefuse:
+      return finish(Status(kind_ == Kind::kFill ? Errc::kTimedOut : Errc::kTextBusy), false);
+  }
+}
+
+// The lock is held; the pins of `busy` (if it is for pins) are marked, and this break is registered with their clients.
+// From here on a wake that comes early is kept in woken_.
+void Break::sleep(std::vector<BusyPin> busy, bool for_recall) {
+  std::vector<WaitGraph::Thread> threads;
+  bool soon = false;
+  for (const BusyPin& b : busy) {
+    if (b.mapping == nullptr) soon = true;
+    else threads.push_back({b.mapping->client->port->identity().pid, b.pin.thread});
+  }
+  if (!core_.graph.sleep(id_, {request_.requester.pid, request_.requester.tid}, std::move(threads), {}))
+    return finish(Status(Errc::kDeadlock, "a pin in the way is held by a thread that waits for this operation"), false);
+  PINDAX_STEP("break.sleeping");
+  lock_held_ = false;
+  inode_->range_lock.release(lock_request_);  // B2, R4: faults go on
+  bool again = false;
+  {
+    MutexLock lock(inode_->mutex);
+    if (phase_ == Phase::kDone) return;
+    ++retries_;
+    ++step_;
+    if (request_.kernel_setattr && !counts_as_sleeping_setattr_) {
+      counts_as_sleeping_setattr_ = true;  // C6; until the end of the operation
+      ++inode_->sleeping_setattrs;
+      // A page that became dirty between the verdict and now: decide again.
+      again = must_not_sleep();
+    }
+    sleeps_for_recall_ = for_recall;
+    again = again || woken_ || interrupted_ || (for_recall && !anything_pending());
+    phase_ = again ? Phase::kQueued : Phase::kSleeping;
+    if (!again) {
+      auto when = Clock::now() + core_.options.rescan_period;  // U3
+      if (soon) when = Clock::now() + std::chrono::milliseconds(1);
+      if (deadline_) when = std::min(when, std::max(*deadline_, Clock::now() + std::chrono::milliseconds(1)));
+      if (for_recall && recall_deadline_) when = std::min(when, std::max(*recall_deadline_, Clock::now()));
+      arm(when);
+    }
+  }
+  if (again) {
+    core_.graph.wake(id_);
+    request_lock();
+  }
+}
+
+// Mutex held.
+void Break::arm(Clock::time_point when) {
+  if (timer_ != 0) core_.executor.cancel(timer_);
+  timer_ = core_.executor.post_at(when, [self = shared_from_this(), step = step_] { self->timer_fired(step); });
+}
+
+void Break::timer_fired(u64 step) {
+  Phase at;
+  {
+    MutexLock lock(inode_->mutex);
+    if (step != step_) return;
+    at = phase_;
+    if (at == Phase::kRecalling || at == Phase::kParked) {
+      phase_ = Phase::kScanning;
+      ++step_;
+    }
+  }
+  if (at == Phase::kRecalling) return bound_passed();
+  if (at == Phase::kParked) return finish(Status(Errc::kInterrupted, "parked behind a waiting truncate"), false);
+  if (at != Phase::kSleeping) return;
+  poll_clients();
+  wake();
+}
+
+// D1: a client that hangs in its exit gives neither hang-up nor pidfd event.
+void Break::poll_clients() {
+  std::vector<std::shared_ptr<ClientState>> clients;
+  {
+    MutexLock lock(inode_->mutex);
+    inode_->mappings.each_overlapping(range_, [&](const Mapping& m) {
+      if (clients.empty() || clients.back() != m.client) clients.push_back(m.client);
+    });
+  }
+  for (const auto& c : clients)
+    if (!c->gone.load() && c->time_to_poll(Clock::now(), core_.options.rescan_period) && c->port->poll_dead())
+      core_.client_gone(*c);
+}
+
+void Break::wake() {
+  {
+    MutexLock lock(inode_->mutex);
+    woken_ = true;
+    if (phase_ != Phase::kSleeping) return;
+    phase_ = Phase::kQueued;
+    ++step_;
+  }
+  core_.graph.wake(id_);
+  PINDAX_STEP("break.woken");
+  post(&Break::request_lock);  // B1: FIFO again
+}
+
+void Break::interrupt() {
+  bool claimed = false, queued = false;
+  {
+    MutexLock lock(inode_->mutex);
+    if (phase_ == Phase::kDone || phase_ == Phase::kApplying) return;
+    interrupted_ = true;
+    queued = phase_ == Phase::kQueued;
+    claimed = phase_ == Phase::kSleeping || phase_ == Phase::kRecalling || phase_ == Phase::kParked;
+    if (claimed) {
+      phase_ = Phase::kScanning;
+      ++step_;
+    }
+  }
+  // Still in the lock's queue: it will not be granted any more. Else its owner sees the flag at its next step.
+  if (queued) claimed = inode_->range_lock.cancel(lock_request_);
+  if (claimed)
+    core_.executor.post([self = shared_from_this()] { self->finish(Status(Errc::kInterrupted), false); });
+}
+
+// C6: not answered while a SETATTR sleeps, so that no page of the inode becomes dirty. EINTR restarts the fault.
+void Break::park() {
+  MutexLock lock(inode_->mutex);
+  if (phase_ != Phase::kParked) return;
+  if (inode_->sleeping_setattrs == 0) {  // it has ended meanwhile
+    phase_ = Phase::kQueued;
+    post(&Break::request_lock);
+    return;
+  }
+  ++step_;
+  arm(deadline_.value_or(Clock::now() + kFillDeadline));
+}
+
+// The lock is held, the range idle but for exempt_ and forced_.
+void Break::apply() {
+  std::shared_ptr<HeldSet> set;
+  std::vector<std::shared_ptr<HeldBack>> leftovers;
+  Apply change;
+  bool parked = false;
+  if (interrupted_now()) return;
+  {
+    MutexLock lock(inode_->mutex);
+    // C6 once more: from the moment in which the page is the cache's it may be dirty.
+    parked = kind_ == Kind::kFill && write_ && inode_->sleeping_setattrs > 0;
+    phase_ = parked ? Phase::kParked : Phase::kApplying;
+    ++step_;
+    if (kind_ == Kind::kFill && !parked) inode_->pages.record_fill(range_, write_);
+    change = std::move(apply_);
+  }
+  if (parked) {
+    lock_held_ = false;
+    inode_->range_lock.release(lock_request_);
+    return park();
+  }
+  PINDAX_STEP("break.applying");
+  if (kind_ != Kind::kChange) return finish(Status(), true);
+  ChangeGrant grant;
+  grant.was_mapped = inode_->ever_mapped.load();
+  std::vector<HeldBack::Spec> specs = held_back_specs();
+  if (!specs.empty()) {
+    set = std::make_shared<HeldSet>(inode_->core);
+    for (HeldBack::Spec& spec : specs) {
+      grant.to_quarantine.push_back(spec.range);
+      const u32 number = set->add(spec.range);
+      leftovers.push_back(std::make_shared<HeldBack>(std::move(spec), set, number));
+    }
+  }
+  grant.quarantined = [set](ByteRange file_range, u64 block, u64 length_blocks) {
+    if (set != nullptr) set->quarantined(file_range, block, length_blocks);
+  };
+  const Status status = change(grant);
+  PINDAX_STEP("break.applied");
+  if (status.ok() && set != nullptr) {
+    {
+      MutexLock lock(inode_->mutex);
+      inode_->held_back.insert(inode_->held_back.end(), leftovers.begin(), leftovers.end());
+    }
+    for (const auto& leftover : leftovers) leftover->start();
+    set->activate();
+  }
+  finish(status, status.ok());
+}
+
+// B5: count out, unlock, serve the queue in order, tell the caller. The machine is the caller's; it ends here.
+void Break::finish(Status status, bool applied) {
+  std::vector<std::shared_ptr<SlowPin>> pins;
+  std::vector<std::shared_ptr<Break>> unparked;
+  Done done;
+  Go go;
+  Apply apply;  // destroyed without locks
+  std::shared_ptr<Break> self = shared_from_this();
+  {
+    MutexLock lock(inode_->mutex);
+    if (phase_ == Phase::kDone) return;
+    // G2: a completed change or a recall that was sent.
+    const bool fresh = recall_sent_ || (applied && kind_ == Kind::kChange && !request_.recall_only);
+    if (counted_in_ || fresh)
+      inode_->mappings.each_overlapping(range_, [&](Mapping& m) {
+        m.gate.count_out(this, fresh ? core_.generations.next() : 0);
+      });
+    phase_ = Phase::kDone;
+    ++step_;
+    inode_->breaks.remove(self);
+    if (counts_as_sleeping_setattr_ && --inode_->sleeping_setattrs == 0)
+      for (const auto& b : inode_->breaks)
+        if (b->phase_ == Phase::kParked) {
+          b->phase_ = Phase::kQueued;
+          ++b->step_;
+          unparked.push_back(b);
+        }
+    if (counted_in_)
+      for (const auto& p : inode_->queued_pins)
+        if (p->range().overlaps(range_)) pins.push_back(p);
+    if (timer_ != 0) core_.executor.cancel(timer_);
+    done = std::move(done_);
+    go = std::move(go_);
+    apply = std::move(apply_);
+  }
+  core_.graph.wake(id_);
+  core_.remove(*this);
+  stop_waiting();
+  PINDAX_STEP("break.counted_out");
+  const bool hand_over = go != nullptr && status.ok();
+  if (lock_held_ && !hand_over) inode_->range_lock.release(lock_request_);
+  for (const auto& b : unparked) b->post(&Break::request_lock);
+  for (const auto& p : pins) p->wake();
+  if (done) done(std::move(status));
+  if (!go) return;
+  if (!hand_over) return go(std::move(status));
+  auto hold = std::make_unique<SharedHold::State>(inode_);
+  hold->request = &lock_request_;
+  hold->keeper = self;
+  go(SharedHold(std::move(hold)));
+}
+
+void Break::abandon() {
+  Done done;
+  Go go;
+  Apply apply;
+  {
+    MutexLock lock(inode_->mutex);
+    if (phase_ == Phase::kDone) return;
+    phase_ = Phase::kDone;
+    ++step_;
+    if (timer_ != 0) core_.executor.cancel(timer_);
+    done = std::move(done_);
+    go = std::move(go_);
+    apply = std::move(apply_);
+  }
+  inode_->range_lock.cancel(lock_request_);
+  core_.graph.wake(id_);
+  core_.remove(*this);
+}
+
+ChangeRow Break::row() const NO_THREAD_SAFETY_ANALYSIS {
+  ChangeRow row;
+  row.id = id_;
+  row.ino = inode_->ino;
+  row.operation = request_.operation;
+  row.range = range_.empty() ? request_.lock_range : range_;
+  row.requester = request_.requester;
+  row.policy = policy_;
+  const auto since = [](Clock::duration d) { return std::chrono::duration_cast<std::chrono::nanoseconds>(d).count(); };
+  row.waiting_ns = static_cast<u64>(since(Clock::now() - arrived_));
+  if (deadline_)
+    row.deadline_ms = std::chrono::duration_cast<std::chrono::milliseconds>(*deadline_ - arrived_).count();
+  MutexLock lock(inode_->mutex);
+  switch (phase_) {
+    case Phase::kQueued: row.phase = retries_ == 0 ? "queued" : "waiting for pins"; break;
+    case Phase::kScanning: row.phase = "scanning"; break;
+    case Phase::kSleeping: row.phase = sleeps_for_recall_ ? "recalling" : "waiting for pins"; break;
+    case Phase::kRecalling: row.phase = "recalling"; break;
+    case Phase::kParked: row.phase = "parked"; break;
+    case Phase::kApplying: row.phase = "applying"; break;
+    case Phase::kDone: row.phase = "done"; break;
+  }
+  row.scans = scans_;
+  row.retries = retries_;
+  row.busy_offset = busy_offset_;
+  return row;
+}
+
+}  // namespace pindax

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Break: recalls (B3, B4). The lock is held from the clean scan to the change, so no pin can appear in between: every path
+// to one needs an open gate or a shared hold. That is also why a scan here would prove nothing: a transient slot of
+// a thread that is about to find the gate closed (P1) may show up at any time.
+#include "base/steps.h"
+#include "layout/break.h"
+
+namespace pindax {
+
+bool Mapping::send_recall(const std::vector<ByteRange>& pieces, bool holes_only) {
+  struct Run {
+    ByteRange range;
+    bool holes;
+  };
+  std::vector<Run> runs;
+  for (const ByteRange& piece : pieces) {
+    bool first = true;  // of this piece: one recall spans all that is granted in it
+    granted.each(piece, [&](ByteRange r, const Granted& g) {
+      if (holes_only && !g.hole) return true;
+      const bool join = !runs.empty() && !first && (!holes_only || runs.back().range.end == r.begin);
+      if (join) {
+        runs.back().range.end = r.end;
+        runs.back().holes = runs.back().holes || g.hole;
+      } else {
+        runs.push_back({r, g.hole});
+      }
+      first = false;
+      return true;
+    });
+  }
+  for (const Run& run : runs) {
+    const u64 recall = inode->core->new_id();
+    granted.erase(run.range);
+    pending.push_back({recall, run.range, run.holes});
+    {
+      MutexLock lock(client->mutex);
+      client->recalls.emplace(recall, shared_from_this());
+    }
+    client->port->send_recall(recall, id, run.range, false);
+  }
+  return !runs.empty();
+}
+
+void Mapping::forget_translations() {
+  granted.clear();
+  MutexLock lock(client->mutex);
+  for (const PendingRecall& p : pending) client->recalls.erase(p.id);
+  pending.clear();
+}
+
+// What a pin protects stays translated until the pin ends: the promise is the pin's, also under policy quarantine.
+bool Break::exempt(const Mapping& mapping, ByteRange r) const {
+  return std::any_of(exempt_.begin(), exempt_.end(), [&](const BusyPin& b) {
+    return b.mapping.get() == &mapping && block_aligned(b.range).contains(r);
+  });
+}
+
+bool Break::anything_pending() const NO_THREAD_SAFETY_ANALYSIS {
+  if (kind_ != Kind::kFill && !request_.kernel_setattr && inode_->pages.draining(range_)) return true;
+  if (kind_ == Kind::kFault && !write_) return false;
+  bool pending = false;
+  inode_->mappings.each_overlapping(range_, [&](const Mapping& m) {
+    if (kind_ == Kind::kFault && &m == faulter_.get()) return;
+    for (const Mapping::PendingRecall& p : m.pending) {
+      const ByteRange r = intersect(p.range, range_);
+      if (r.empty() || exempt(m, r) || (kind_ == Kind::kFault && !p.holes)) continue;
+      pending = true;
+    }
+  });
+  return pending;
+}
+
+void Break::recall() {
+  if (interrupted_now()) return;
+  std::vector<PageCacheOwners::Drop> drops;
+  bool pending = false;
+  {
+    MutexLock lock(inode_->mutex);
+    inode_->mappings.each_overlapping(range_, [&](Mapping& m) {
+      if (kind_ == Kind::kFault && (!write_ || &m == faulter_.get())) return;
+      IntervalMap<bool> wanted;
+      wanted.assign(intersect(range_, m.range), true);
+      for (const BusyPin& b : exempt_)
+        if (b.mapping.get() == &m) wanted.erase(block_aligned(b.range));
+      std::vector<ByteRange> pieces;
+      wanted.each(range_, [&](ByteRange r, bool) { pieces.push_back(r); return true; });
+      if (m.send_recall(pieces, kind_ == Kind::kFault)) recall_sent_ = true;
+    });
+    // A fill's own pages are in its hands. A SETATTR's pages are dropped by the kernel itself when it has the answer, and
+    // until then a notification over a dirty page would wait for that very answer (C6).
+    if (kind_ != Kind::kFill && !request_.kernel_setattr) drops = inode_->pages.begin_drop(range_);
+    pending = anything_pending();
+    if (pending) {
+      phase_ = Phase::kRecalling;
+      ++step_;
+      if (!recall_deadline_) recall_deadline_ = Clock::now() + core_.options.recall_deadline;
+      arm(Clock::now() + core_.options.recall_bound);
+    }
+  }
+  PINDAX_STEP("break.recalled");
+  inode_->issue(drops);
+  if (!pending) apply();
+}
+
+// InodeLayout::recheck(): the inode's mutex is held.
+void Break::recheck_locked() NO_THREAD_SAFETY_ANALYSIS {
+  if (phase_ == Phase::kRecalling && !anything_pending()) {
+    phase_ = Phase::kScanning;
+    ++step_;
+    post(&Break::recall_answered);
+  } else if (phase_ == Phase::kSleeping && sleeps_for_recall_ && !anything_pending()) {
+    woken_ = true;
+    phase_ = Phase::kQueued;
+    ++step_;
+    core_.graph.wake(id_);
+    post(&Break::request_lock);
+  }
+}
+
+void Break::recall_answered() {
+  PINDAX_STEP("break.answered");
+  if (!interrupted_now()) apply();
+}
+
+// B4: the acknowledgements take too long to hold the lock meanwhile.
+void Break::bound_passed() {
+  if (interrupted_now()) return;
+  Verdict v;
+  {
+    MutexLock lock(inode_->mutex);
+    v = verdict(false);
+    if (v == Verdict::kQuarantine) forced_ = unacknowledged();
+  }
+  if (v == Verdict::kQuarantine) return apply();
+  if (v == Verdict::kRefuse) return finish(Status(Errc::kTextBusy), false);
+  const bool in_time = recall_deadline_ && Clock::now() < *recall_deadline_;
+  if (in_time && !expired()) return keep_waiting_for_recall();
+  force_or_refuse();
+}
+
+// The recall's own deadline. Stale zeros are acceptable, stale blocks only where the operation frees them: it ends, and the
+// blocks stay in quarantine (F4). The kernel cannot be forced.
+void Break::force_or_refuse() {
+  bool kernel = false;
+  {
+    MutexLock lock(inode_->mutex);
+    kernel = !request_.kernel_setattr && kind_ != Kind::kFill && inode_->pages.draining(range_);
+    const bool frees = kind_ == Kind::kChange && !request_.recall_only && request_.only_frees;
+    if (!kernel && frees && policy_ != BusyPolicy::kRefuse) forced_ = unacknowledged();
+  }
+  if (kind_ == Kind::kFill) return finish(Status(Errc::kTimedOut), false);
+  if (kind_ == Kind::kFault && kernel) {
+    recall_deadline_.reset();
+    return keep_waiting_for_recall();
+  }
+  const bool zeros_only = kind_ == Kind::kFault || request_.recall_only;
+  if (!kernel && (zeros_only || !forced_.empty())) return apply();
+  finish(Status(Errc::kTextBusy, "a client does not give up its translation"), false);
+}
+
+void Break::keep_waiting_for_recall() { sleep({}, true); }
+
+// Mutex held.
+std::vector<HeldBack::Spec> Break::unacknowledged() const NO_THREAD_SAFETY_ANALYSIS {
+  std::vector<HeldBack::Spec> specs;
+  inode_->mappings.each_overlapping(range_, [&](Mapping& m) {
+    for (const Mapping::PendingRecall& p : m.pending) {
+      const ByteRange r = intersect(p.range, range_);
+      if (!r.empty() && !exempt(m, r)) specs.push_back({m.shared_from_this(), r, std::nullopt, 0});
+    }
+  });
+  return specs;
+}
+
+std::vector<HeldBack::Spec> Break::held_back_specs() const {
+  std::vector<HeldBack::Spec> specs = forced_;
+  for (const BusyPin& b : exempt_) {
+    HeldBack::Spec spec{b.mapping, intersect(block_aligned(b.range), range_), std::nullopt, b.message_pin};
+    if (b.message_pin == 0) spec.pin = b.pin;
+    specs.push_back(std::move(spec));
+  }
+  return specs;
+}
+
+}  // namespace pindax

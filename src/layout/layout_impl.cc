@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "layout/layout_impl.h"
+
+#include "base/steps.h"
+
+namespace pindax {
+
+std::unique_ptr<Layout> Layout::create(Executor& executor, const LayoutOptions& options) {
+  return std::make_unique<LayoutImpl>(executor, options);
+}
+
+ClientLayout& client_layout(Layout& layout) { return static_cast<LayoutImpl&>(layout); }
+
+LayoutImpl::~LayoutImpl() {
+  core_->kernel_cache.store(nullptr);
+  core_->quarantine_owner.store(nullptr);
+}
+
+InodeLayoutPtr LayoutImpl::attach(InodeNo ino) {
+  auto inode = std::make_shared<InodeLayout>(core_, ino);
+  inode->self = inode;
+  return InodeLayoutPtr(inode.get());
+}
+
+void LayoutImpl::with_hold(InodeLayout& inode, ByteRange range, RangeLock::Mode mode, std::function<void(SharedHold)> go) {
+  auto state = std::make_unique<SharedHold::State>(inode.shared_from_this());
+  SharedHold::State* s = state.release();  // owned by the continuation, or by us if the hold came at once
+  s->go = std::move(go);
+  const bool held = inode.range_lock.acquire(s->own, range, mode, [s] {
+    auto run = std::move(s->go);
+    run(SharedHold(std::unique_ptr<SharedHold::State>(s)));
+  });
+  if (!held) return;
+  auto run = std::move(s->go);
+  run(SharedHold(std::unique_ptr<SharedHold::State>(s)));
+}
+
+void LayoutImpl::with_shared(InodeLayout& inode, ByteRange range, std::function<void(SharedHold)> go) {
+  with_hold(inode, range, RangeLock::Mode::kShared, std::move(go));
+}
+
+void LayoutImpl::with_fill(InodeLayout& inode, ByteRange range, bool writable,
+                           std::function<void(Result<SharedHold>)> go) {
+  const ByteRange pages = range.empty() ? range : block_aligned(range);
+  std::vector<PageCacheOwners::Drop> drops;
+  {
+    // C4: this fill, not yet answered, proves that its pages are not cached. What waits for them to drain goes on, and
+    // the fill queues behind it.
+    MutexLock lock(inode.mutex);
+    drops = inode.pages.fill_in_hand(pages);
+    inode.recheck();
+  }
+  inode.issue(drops);
+  PINDAX_STEP("layout.fill_in_hand");
+  Break::fill(inode.shared_from_this(), pages, writable, std::move(go))->begin();
+}
+
+// C3. Only a change that is being applied makes a write-back pointless: until then it may still fail, and the data count.
+bool LayoutImpl::may_write_back(InodeLayout& inode, ByteRange range) {
+  MutexLock lock(inode.mutex);
+  return std::none_of(inode.breaks.begin(), inode.breaks.end(),
+                      [&](const std::shared_ptr<Break>& b) { return b->applying_in(range); });
+}
+
+std::shared_ptr<Change> LayoutImpl::change(InodeLayout& inode, const ChangeRequest& request,
+                                           std::function<Status(const ChangeGrant&)> apply,
+                                           std::function<void(Status)> done) {
+  auto b = Break::change(inode.shared_from_this(), request, std::move(apply), std::move(done));
+  b->begin();
+  return b;
+}
+
+std::vector<ByteRange> LayoutImpl::maybe_dirty(InodeLayout& inode) const {
+  MutexLock lock(inode.mutex);
+  return inode.pages.maybe_dirty();
+}
+
+bool LayoutImpl::in_use(const InodeLayout& inode) const {
+  auto& in = const_cast<InodeLayout&>(inode);  // a look may find that a removed mapping is over
+  std::vector<std::shared_ptr<Mapping>> removed;
+  {
+    MutexLock lock(in.mutex);
+    in.mappings.each([&](Mapping& m) {
+      if (m.removed) removed.push_back(m.shared_from_this());
+    });
+  }
+  for (const auto& m : removed) in.purge(m);
+  MutexLock lock(in.mutex);
+  return !in.mappings.empty() || !in.breaks.empty() || !in.queued_pins.empty();
+}
+
+}  // namespace pindax
