@@ -12,7 +12,7 @@ bool WaitGraph::reaches(const Sleeper& from, Node target, Thread target_owner) c
   while (!stack.empty()) {
     const Sleeper& s = *stack.back();
     stack.pop_back();
-    auto visit = [&](Node n) {
+    auto visit = [&](Node n) REQUIRES(mutex_) {
       if (n == target) return true;
       const auto it = sleepers_.find(n);
       if (it != sleepers_.end() && seen.insert(n).second) stack.push_back(&it->second);
