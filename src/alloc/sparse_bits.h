@@ -27,6 +27,11 @@ class SparseBits {
   void clear(u64 bit) {
     if (piece(bit) != nullptr) (*pieces_[bit / format::kBitmapBits])[bit % format::kBitmapBits / 64] &= ~(u64{1} << (bit % 64));
   }
+  // Bits [bit, bit + 64), `bit` a multiple of 64.
+  u64 word(u64 bit) const {
+    const Piece* p = piece(bit);
+    return p == nullptr ? 0 : (*p)[bit % format::kBitmapBits / 64];
+  }
   // The first set bit at or after `from`, or ~0.
   u64 next_set(u64 from) const {
     for (u64 i = from / format::kBitmapBits; i < pieces_.size(); ++i, from = i * format::kBitmapBits) {

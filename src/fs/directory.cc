@@ -10,7 +10,7 @@
 #include <cstring>
 
 #include "fs/file_system_impl.h"
-#include "fs/siphash.h"
+#include "fs/keys.h"
 
 namespace pindax {
 namespace {
@@ -58,7 +58,7 @@ class EntryBytes {
 }  // namespace
 
 u64 FileSystemImpl::name_hash(std::string_view name) const {
-  return siphash24(superblock_.hash_key, name) >> (64 - format::kNameHashBits) << format::kCollisionBits;
+  return name_key(superblock_.hash_key, name);
 }
 
 Result<FileSystemImpl::Entry> FileSystemImpl::find_entry(const format::Inode& dir, std::string_view name,

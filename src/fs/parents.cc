@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "fs/file_system_impl.h"
+#include "fs/keys.h"
 
 namespace pindax {
 namespace {
@@ -17,14 +18,6 @@ constexpr unsigned kMaxDepth = 1u << 20;  // directories; deeper is a cycle
 
 TreeRef parents_tree(const format::Inode& slot) {
   return {BlockNo(slot.parents_root), format::TreeKind::kParents, slot.self};
-}
-
-u64 record_hash(u64 dir, u64 key) {
-  u64 x = dir * 0x9e37'79b9'7f4a'7c15 ^ key;
-  x = (x ^ x >> 30) * 0xbf58'476d'1ce4'e5b9;
-  x = (x ^ x >> 27) * 0x94d0'49bb'1331'11eb;
-  x ^= x >> 31;
-  return x >> (64 - format::kNameHashBits) << format::kCollisionBits;
 }
 
 Result<format::ParentValue> decode(TreeBytes value) {
@@ -42,7 +35,7 @@ Status FileSystemImpl::add_parent(Transaction& tx, format::Inode& slot, Parent p
     slot.parent_key = parent.key;
     return {};
   }
-  const u64 hash = record_hash(parent.dir.value, parent.key);
+  const u64 hash = parent_record_key(parent.dir.value, parent.key);
   u64 key = hash;
   TreeRef ref = parents_tree(slot);
   PINDAX_TRY(TreeReader(tx, ref).scan(key, [&](u64 taken, TreeBytes) {
@@ -78,7 +71,7 @@ Status FileSystemImpl::remove_parent(Transaction& tx, format::Inode& slot, Paren
     slot.parent_key = v.key;
     victim = first->key;
   } else {
-    const u64 hash = record_hash(parent.dir.value, parent.key);
+    const u64 hash = parent_record_key(parent.dir.value, parent.key);
     PINDAX_TRY(TreeReader(tx, ref).scan(hash, [&](u64 key, TreeBytes value) {
       if (key >> format::kCollisionBits != hash >> format::kCollisionBits) return false;
       auto v = decode(value);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// One tree node in memory: reading and editing of the slotted leaf and of the inner pairs. Private to the room.
+// One tree node in memory: reading and editing of the slotted leaf and of the inner pairs. For this room and for
+// fsck, which walks trees that are damaged.
 //
 // Every access is clamped to the block, so that even a node that changes under a reader (a hostile client with the
 // pool mapped) gives wrong bytes and never a wild pointer.
