@@ -88,6 +88,7 @@ void InodeLayoutDeleter::operator()(InodeLayout* p) const {
   const std::shared_ptr<InodeLayout> last = std::move(p->self);
 }
 
+SharedHold::SharedHold() = default;
 SharedHold::SharedHold(std::unique_ptr<State> s) : state_(std::move(s)) {}
 SharedHold::SharedHold(SharedHold&&) noexcept = default;
 SharedHold& SharedHold::operator=(SharedHold&& o) noexcept {

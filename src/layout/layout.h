@@ -52,7 +52,7 @@ using InodeLayoutPtr = std::unique_ptr<InodeLayout, InodeLayoutDeleter>;
 // A shared hold of a range; released by the destructor or release(). Movable, not copyable.
 class SharedHold {
  public:
-  SharedHold() = default;
+  SharedHold();
   struct State;
   explicit SharedHold(std::unique_ptr<State> s);
   SharedHold(SharedHold&&) noexcept;
