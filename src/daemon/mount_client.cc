@@ -137,7 +137,13 @@ std::optional<unsigned> pool_owner(const std::string& pool) {
   lock.l_start = static_cast<off_t>(kOwnerLockByte);
   lock.l_len = 1;
   if (::fcntl(fd.get(), F_OFD_GETLK, &lock) != 0 || lock.l_type == F_UNLCK) return std::nullopt;
-  return lock.l_pid > 0 ? static_cast<unsigned>(lock.l_pid) : 0;
+  lock = {};
+  lock.l_type = F_WRLCK;  // the classic lock beside it, which tells whose it is
+  lock.l_whence = SEEK_SET;
+  lock.l_start = static_cast<off_t>(kOwnerLockByte) + 1;
+  lock.l_len = 1;
+  if (::fcntl(fd.get(), F_GETLK, &lock) != 0 || lock.l_type == F_UNLCK || lock.l_pid <= 0) return 0;
+  return static_cast<unsigned>(lock.l_pid);
 }
 
 bool wait_until_free(const std::string& pool, std::chrono::milliseconds timeout) {
