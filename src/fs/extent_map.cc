@@ -15,6 +15,7 @@ using format::kInlineExtentCount;
 namespace {
 
 constexpr FileBlock kEndOfBlocks{u64{1} << 52};
+constexpr std::size_t kInlineAgain = kInlineExtentCount / 2;  // so few that a file does not go to and fro
 
 DataKind kind_of(const format::Inode& inode) { return static_cast<DataKind>(inode.data_kind.get()); }
 
@@ -198,7 +199,7 @@ Result<FileBlock> ExtentEditor::remove(FileBlock begin, FileBlock end, unsigned 
   FileBlock at = begin;
   while (at < end) {
     PINDAX_ASSIGN(const auto e, ExtentReader(tx_, inode_).at_or_after(at));
-    if (!e || e->file_block >= end) return end;
+    if (!e || e->file_block >= end) break;
     if (most-- == 0) return at;
     const ExtentInfo part = clip_extent(*e, at, end);
     PINDAX_TRY(cut(*e, part));
@@ -206,6 +207,7 @@ Result<FileBlock> ExtentEditor::remove(FileBlock begin, FileBlock end, unsigned 
     PINDAX_TRY(removed(part));
     at = part.file_end();
   }
+  PINDAX_TRY(to_inline());
   return end;
 }
 
@@ -274,7 +276,7 @@ Status ExtentEditor::update(const ExtentInfo& e) {
 Status ExtentEditor::drop(FileBlock key) {
   if (is_tree()) {
     PINDAX_TRY(with_tree([&](TreeWriter& w) { return w.erase(key.value); }));
-    if (inode_.body.root != 0) return {};
+    if (inode_.body.root != 0) return {};  // else the tree became empty
     inode_.data_kind = static_cast<u16>(DataKind::kInlineExtents);
     inode_.extent_count = 0;
     std::memset(inode_.body.raw, 0, sizeof inode_.body.raw);
@@ -289,6 +291,22 @@ Status ExtentEditor::drop(FileBlock key) {
     return {};
   }
   return corrupt(inode_, "an extent vanished");
+}
+
+Status ExtentEditor::to_inline() {
+  if (!is_tree()) return {};
+  std::vector<ExtentInfo> all;
+  PINDAX_TRY(ExtentReader(tx_, inode_).scan(FileBlock(0), kEndOfBlocks, [&](const ExtentInfo& e) {
+    all.push_back(e);
+    return all.size() <= kInlineAgain;
+  }));
+  if (all.size() > kInlineAgain) return {};
+  PINDAX_TRY(with_tree([](TreeWriter& w) { return w.clear(); }));
+  std::memset(inode_.body.raw, 0, sizeof inode_.body.raw);
+  inode_.data_kind = static_cast<u16>(DataKind::kInlineExtents);
+  inode_.extent_count = 0;
+  for (const ExtentInfo& e : all) PINDAX_TRY(put(e));
+  return {};
 }
 
 Status ExtentEditor::to_tree() {

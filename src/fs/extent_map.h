@@ -7,7 +7,7 @@
 //  1. Extents do not overlap, none is empty, none crosses an allocation group. Bytes from media that say otherwise are
 //     kCorrupt.
 //  2. Neighbours that are contiguous in the file and in the pool, in one AG and of equal state and epoch, are merged.
-//  3. An inode whose tree became empty goes back to inline extents.
+//  3. An inode whose tree is left with few extents goes back to inline ones.
 //
 // Locking: Inode::mutex, shared for ExtentReader, exclusive for ExtentEditor until the transaction ends.
 // A crash leaves the map before or after the transaction.
@@ -77,6 +77,7 @@ class ExtentEditor {
   Status update(const ExtentInfo& e);  // the key is there
   Status drop(FileBlock key);
   Status to_tree();
+  Status to_inline();  // if so few are left
   Status with_tree(const std::function<Status(TreeWriter&)>& work);
   bool is_tree() const;
 
