@@ -148,7 +148,7 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
     request.lock_range = lock_;
     if (mode_ != Mode::kReserve) {
       request.break_range = {blocks.begin, lock_.end};
-    } else if (grows(size) && fs_.layout().ever_mapped(*inode_->layout())) {
+    } else if (grows(size)) {
       request.break_range = {round_up(size, kBlockSize), kMaxOffset};
       request.recall_only = true;
       request.only_frees = false;
@@ -191,7 +191,10 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
     Transaction tx(fs_.store());
     PINDAX_ASSIGN(format::Inode * slot, fs_.change_slot(tx, *inode_));
     PINDAX_TRY(finish_slot(tx, *slot));
-    return tx.commit().status();
+    const u64 size = slot->size_bytes;
+    PINDAX_TRY(tx.commit());
+    publish_size(fs_, *inode_, size);
+    return {};
   }
 
   Status reserve() {
@@ -237,6 +240,8 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
     // Blocks that may not be used again, or too many for one record: out with them, and others in.
     PINDAX_TRY(remove_range(fs_, *inode_, range_.begin, range_.end, grant,
                             [&](Transaction& tx, format::Inode& slot) { return finish_slot(tx, slot); }));
+    PINDAX_ASSIGN(const u64 size, fs_.size(*inode_));
+    publish_size(fs_, *inode_, size);
     const Status again = Reservation(fs_, *inode_).reserve(first_block(range_.begin), end_block(range_.end));
     return again.code() == Errc::kNoSpace ? Status() : again;  // holes are zeros as well
   }
@@ -255,8 +260,11 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
     }
     ++inode_->removals;
     PINDAX_TRY(finish_slot(tx, *slot));
+    const u64 size = slot->size_bytes;
+    PINDAX_TRY(tx.commit());
+    publish_size(fs_, *inode_, size);
     *fits = true;
-    return tx.commit().status();
+    return {};
   }
 
   FileSystemImpl& fs_;

@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "layout/client_port.h"
+
 namespace pindax {
 
 namespace {
@@ -132,6 +134,10 @@ Status zero_tail(FileSystemImpl& fs, Inode& inode, ExtentReader reader, const fo
   if (!zeros) PINDAX_TRY(fs.media().zero(at, end - size));
   PINDAX_TRY(fs.media().flush(at, end - size));
   return fs.media().drain();
+}
+
+void publish_size(FileSystemImpl& fs, Inode& inode, u64 size) {
+  if (InodeLayout* layout = inode.layout_if_any()) client_layout(fs.layout()).set_size(*layout, size);
 }
 
 void add_range(Inode::Ranges& ranges, u64 begin, u64 end) {

@@ -51,6 +51,9 @@ Status zero_in_place(FileSystemImpl& fs, Inode& inode, const std::vector<ExtentI
 // there. The tail is held exclusively; `slot` is the transaction's.
 Status zero_tail(FileSystemImpl& fs, Inode& inode, ExtentReader reader, const format::Inode& slot, u64 to);
 
+// Tells the file's mappings its new size (Gate::size_bytes). Inode::mutex or the file's end held exclusively.
+void publish_size(FileSystemImpl& fs, Inode& inode, u64 size);
+
 // Remembers bytes that fsync must make durable, and that the inode has such. No lock of rank kLeaf held.
 void note_unsynced(FileSystemImpl& fs, Inode& inode, u64 begin, u64 end);
 void add_range(Inode::Ranges& ranges, u64 begin, u64 end);

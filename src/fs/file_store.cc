@@ -71,6 +71,7 @@ class Storer {
     PINDAX_STEP("fs.store_filled");
     PINDAX_TRY(tx.commit());
     PINDAX_STEP("fs.store_committed");
+    if (grows && at > size) publish_size(fs_, inode_, at);
     if (fs_.media().granularity() == Granularity::kPage) note_unsynced(fs_, inode_, start, at);
     extents_done_ = 0;
     return at;

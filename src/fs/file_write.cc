@@ -2,13 +2,12 @@
 //
 // write() and write_back().
 //
-// Three ways of a write, tried in this order:
+// Two ways of a write:
 //   1. in place: all blocks hold data, inside the size. Shared hold; Inode::mutex for the lookup only; nothing is committed.
-//   2. into holes or unwritten blocks inside the size, nobody maps the file: shared hold, store_range().
-//   3. else (it extends, it appends, a client may have mapped the zeros that the blocks replace): an exclusive hold from the
-//      write, or the block of the file's end, on. Whoever changes the size holds [that block, end of everything), so sizes
-//      change one after the other, an append finds the end where it is (R45), and nobody stores into the tail that is
-//      being zeroed (R46). Translations of zeros are recalled (R18, R19); pins do not matter (P4).
+//   2. else blocks appear. An exclusive hold, since whoever was told "hole" under a shared one must not map its zero page
+//      after the block is there; translations of zeros are recalled (R18, R19); pins do not matter (P4). A write that extends
+//      the file holds everything from the block of the file's end on: whoever changes the size does, so sizes change one after
+//      the other, an append finds the end where it is (R45), and nobody stores into the tail that is being zeroed (R46).
 #include <algorithm>
 #include <thread>
 
@@ -76,18 +75,24 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
     PINDAX_TRY(fs_.check_writable());
     length_ = source_.size();
     u64 size = 0;
+    bool likely_in_place = false;  // a hint: the first block says
     {
       ReadLock lock(inode_->mutex);
       PINDAX_ASSIGN(const SlotView slot, fs_.read_slot(*inode_));
       PINDAX_TRY(check_data_change(*slot, append_));
       size = slot->size_bytes;
       if ((slot->flags & format::kFlagSync) != 0) sync_ = true;
+      if (!append_ && length_ > 0 && offset_ < size) {
+        const FileBlock block = first_block(offset_);
+        PINDAX_ASSIGN(const auto found, visible_extents(ExtentReader(fs_.store(), *slot), *slot, block, block + 1));
+        likely_in_place = all_data(fs_, found, block, block + 1);
+      }
     }
     if (append_) offset_ = size;
     PINDAX_TRY(clip());
     if (length_ == 0) {
       finish({});
-    } else if (append_ || end() > size) {
+    } else if (append_ || end() > size || !likely_in_place) {
       take_exclusive();
     } else {
       take_shared();
@@ -111,14 +116,8 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
     bool fits = false;
     Status status = in_place(&fits);
     PINDAX_STEP("fs.write_shared");
-    if (status.ok() && !fits) {
-      if (beyond_ || fs_.layout().ever_mapped(*inode_->layout())) {
-        hold.release();
-        return take_exclusive();
-      }
-      status = store();
-    }
     hold.release();
+    if (status.ok() && !fits) return take_exclusive();
     finish(status);
   }
 
@@ -128,8 +127,7 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
     {
       ReadLock lock(inode_->mutex);
       PINDAX_ASSIGN(const SlotView slot, fs_.read_slot(*inode_));
-      beyond_ = end() > slot->size_bytes;
-      if (beyond_ || (!caller_.privileged && has_set_id(*slot))) return {};
+      if (end() > slot->size_bytes || (!caller_.privileged && has_set_id(*slot))) return {};
       PINDAX_ASSIGN(extents, visible_extents(ExtentReader(fs_.store(), *slot), *slot, first_block(offset_), end_block(end())));
     }
     if (!all_data(fs_, extents, first_block(offset_), end_block(end()))) return {};
@@ -145,7 +143,7 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
     return {};
   }
 
-  // Ways 2 and 3, under the hold.
+  // Way 2, under the hold.
   Status store() {
     StoreJob job;
     job.offset = offset_;
@@ -183,11 +181,8 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
       request.lock_range = block_aligned({offset_, end()});
     }
     lock_end_ = request.lock_range.end;
-    recall_begin_ = kMaxOffset;
-    if (fs_.layout().ever_mapped(*inode_->layout())) {
-      PINDAX_ASSIGN(recall_begin_, first_zero_block(*slot, at));
-      if (recall_begin_ < lock_end_) request.break_range = {recall_begin_, lock_end_};
-    }
+    PINDAX_ASSIGN(recall_begin_, first_zero_block(*slot, at));
+    if (recall_begin_ < lock_end_) request.break_range = {recall_begin_, lock_end_};
     return request;
   }
 
@@ -211,7 +206,7 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
       }
       const bool grows = end() > size;
       if (offset_ < lock_begin_ || (grows && (size < lock_begin_ || lock_end_ != kMaxOffset))) *again = true;
-      if (!*again && fs_.layout().ever_mapped(*inode_->layout())) {
+      if (!*again) {
         PINDAX_ASSIGN(const u64 needed, first_zero_block(*slot, offset_));
         *again = needed < std::min(recall_begin_, end());
       }
@@ -243,7 +238,6 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
   const Caller caller_;
   std::function<void(Result<u64>)> done_;
 
-  bool beyond_ = false;  // seen under the shared hold: the write extends after all
   u64 lock_begin_ = 0, lock_end_ = 0, recall_begin_ = 0;  // of the round under way
   u64 written_ = 0;
 };

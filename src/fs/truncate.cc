@@ -6,8 +6,8 @@
 // the cut block stays in the file, but its bytes behind the end are about to vanish under whoever pins it or
 // has it in a page cache. The size commits first and the cut block's tail is zeroed after: a crash in between leaves old
 // bytes behind the end only, and every extension zeros those before it commits.
-// Growing locks from the block of the old end, zeros its tail and breaks nothing; where clients map the file, translations of
-// what lay beyond the end are recalled.
+// Growing locks from the block of the old end, zeros its tail and breaks nothing; translations of what lay beyond the end are
+// recalled.
 //
 // Blocks leave in transactions that fit into a record. If there are several, the first commits the meaning:
 // size and pending_begin/pending_end, and the inode joins the orphan list; the last one takes it off. Recovery, or the next
@@ -193,7 +193,7 @@ class Truncation : public std::enable_shared_from_this<Truncation> {
     breaks_ = size_ < old || has_blocks_behind(*slot);
     if (breaks_) {
       request.break_range = {size_ < old ? lock_begin_ : round_up(old, kBlockSize), kMaxOffset};
-    } else if (size_ > old && fs_.layout().ever_mapped(*inode_->layout())) {
+    } else if (size_ > old) {
       request.break_range = {round_up(old, kBlockSize), kMaxOffset};
       request.recall_only = true;
       request.only_frees = false;
@@ -236,7 +236,9 @@ class Truncation : public std::enable_shared_from_this<Truncation> {
     PINDAX_ASSIGN(format::Inode * slot, fs_.change_slot(tx, *inode_));
     PINDAX_TRY(zero_tail(fs_, *inode_, ExtentReader(tx, *slot), *slot, size_));
     finish_slot(*slot);
-    return tx.commit().status();
+    PINDAX_TRY(tx.commit());
+    publish_size(fs_, *inode_, size_);
+    return {};
   }
 
   Status shrink(const ChangeGrant& grant) {
@@ -244,8 +246,9 @@ class Truncation : public std::enable_shared_from_this<Truncation> {
       finish_slot(slot);
       return Status();
     }));
-    if (size_ % kBlockSize == 0) return {};
     WriteLock lock(inode_->mutex);
+    publish_size(fs_, *inode_, size_);
+    if (size_ % kBlockSize == 0) return {};
     PINDAX_ASSIGN(const SlotView slot, fs_.read_slot(*inode_));
     const FileBlock cut = first_block(size_);
     PINDAX_ASSIGN(const auto extents, visible_extents(ExtentReader(fs_.store(), *slot), *slot, cut, cut + 1));
