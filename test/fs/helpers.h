@@ -82,6 +82,10 @@ class TestFs {
   }
   // As after kill -9. No InodeRef may be left.
   void drop() {
+    if (impl_ != nullptr && !options_.background) {
+      impl_->take_dirty();
+      PINDAX_ASSERT(impl_->cached_inodes() == 0);
+    }
     fs_.reset();
     impl_ = nullptr;
   }

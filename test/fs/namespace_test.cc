@@ -73,7 +73,7 @@ TEST_CASE("fs: names that cannot be are refused") {
 
 TEST_CASE("fs: symbolic links of every length keep their target") {
   TestFs fs;
-  const auto root = fs.root();
+  auto root = fs.root();
   for (const std::size_t n : {1u, 191u, 192u, 193u, 4064u, 4065u, 4095u}) {
     const std::string name = "l" + std::to_string(n);
     std::string target(n, 'x');
@@ -88,14 +88,15 @@ TEST_CASE("fs: symbolic links of every length keep their target") {
   const std::string huge(4096, 'x');
   what.symlink_target = huge;
   REQUIRE_ERROR(fs->create(*root, "huge", what, root_caller()), kNameTooLong);
+  REQUIRE_ERROR(fs->read_link(*root), kInvalid);
+  root.reset();
   fs.remount();
   CHECK(TestFs::ok(fs->read_link(*fs.at("l4095"))).size() == 4095);
-  REQUIRE_ERROR(fs->read_link(*fs.root()), kInvalid);
 }
 
 TEST_CASE("fs: device numbers, fifos and sockets are kept") {
   TestFs fs;
-  const auto root = fs.root();
+  auto root = fs.root();
   FileSystem::NewInode what = file(S_IFBLK | 0600);
   what.rdev = makedev(259, 65537);
   REQUIRE_OK(fs->create(*root, "b", what, root_caller()));
@@ -103,6 +104,7 @@ TEST_CASE("fs: device numbers, fifos and sockets are kept") {
   REQUIRE_OK(fs->create(*root, "f", what, root_caller()));
   what.mode = S_IFSOCK | 0600;
   REQUIRE_OK(fs->create(*root, "s", what, root_caller()));
+  root.reset();
   fs.remount();
   CHECK(fs.stat("b").rdev == makedev(259, 65537));
   CHECK(fs.stat("f").rdev == 0);
