@@ -35,6 +35,7 @@ AllocatorImpl::AllocatorImpl(MetaStore& store)
 
 AllocatorImpl::~AllocatorImpl() {
   store_.set_durable_listener(nullptr);
+  resting_.stop();  // it gives back to the groups
   for (auto& g : groups_) delete g.load();
 }
 

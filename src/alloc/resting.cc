@@ -10,7 +10,7 @@ namespace pindax {
 Resting::Resting(Media& media, const format::Geometry& geometry, std::function<void(BlockRun)> release)
     : media_(media), geometry_(geometry), release_(std::move(release)) {}
 
-Resting::~Resting() {
+void Resting::stop() {
   std::thread thread;
   {
     MutexLock lock(mutex_);

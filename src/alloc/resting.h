@@ -27,7 +27,9 @@ class Resting {
   };
   // `release` gets runs that may be reused; no lock of this class is held then.
   Resting(Media& media, const format::Geometry& geometry, std::function<void(BlockRun)> release);
-  ~Resting();  // what still rests stays clear in the bitmaps: the next mount may use it
+  ~Resting() { stop(); }
+  // Ends the thread: what still rests stays clear in the bitmaps, the next mount may use it. `release` does not run after.
+  void stop() EXCLUDES(mutex_);
 
   void add(const Entry& entry, Lsn durable) EXCLUDES(mutex_);
   // The journal is durable up to `durable`.
