@@ -259,7 +259,7 @@ class Fuzz {
     if (node == nullptr || model_[*node].type == S_IFLNK) return;
     SetAttributes set;
     set.valid = SetAttributes::kMode;
-    set.mode = below(010000);
+    set.mode = below(010000) & ~u32{S_ISGID};  // directories would hand it on
     REQUIRE_OK(fs_->set_attributes(*TestFs::ok(fs_->lookup(*fs_.at(model_.path(dir)), n)), set, root_caller()));
     model_[*node].mode = set.mode;
   }
