@@ -51,8 +51,7 @@ int run_subcommand(const char* name, int argc, char** argv, const std::vector<st
   CLI::App app{"", name};
   Commands commands(app);
   const bool fsck = std::strcmp(name, "fsck") == 0;
-  if (fsck) add_fsck(commands);
-  else add_mkfs(commands);
+  add_mkfs(commands);
   std::vector<std::string> words{name};
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
