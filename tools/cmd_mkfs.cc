@@ -31,6 +31,7 @@ int run(Options& o) {
   if (o.pool.empty()) o.pool = fmt::format("/dev/shm/pindax-{}.pool", ::getuid());
   struct stat st{};
   const bool exists = ::stat(o.pool.c_str(), &st) == 0;
+  if (exists && S_ISDIR(st.st_mode)) return fail("mkfs", Status(Errc::kIsDirectory, o.pool + " is a directory: name a file in it, or a device"));
   const bool device = exists && !S_ISREG(st.st_mode);
   if (o.size == 0 && !device && (!exists || st.st_size == 0)) o.size = kDefaultPoolBytes;
   if (device && o.size != 0) return usage("mkfs", "--size is for files; a device is used whole");

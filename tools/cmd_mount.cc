@@ -51,7 +51,8 @@ int run_subcommand(const char* name, int argc, char** argv, const std::vector<st
   CLI::App app{"", name};
   Commands commands(app);
   const bool fsck = std::strcmp(name, "fsck") == 0;
-  add_mkfs(commands);
+  if (fsck) add_fsck(commands);
+  else add_mkfs(commands);
   std::vector<std::string> words{name};
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];

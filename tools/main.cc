@@ -20,7 +20,9 @@ int main(int argc, char** argv) {
   add_mkfs(commands);
   add_mount(commands);
   add_umount(commands);
+  add_fsck(commands);
   add_info(commands);
+  add_dump(commands);
   add_pins(commands);
   add_clients(commands);
   add_waiters(commands);

@@ -141,6 +141,11 @@ Result<BlockRun> AllocatorImpl::allocate(Transaction& tx, const AllocateRequest&
   request.wanted = std::min(request.wanted, longest_group_);
   if (request.minimum > longest_group_) return Status(Errc::kNoSpace, "no allocation group is that large");
   if (request.near.value >= geometry_.pool_blocks) request.near = BlockNo(0);
+  if (request.use == BlockUse::kData) {
+    const i64 spare = free_blocks_.load() - reserved_blocks();
+    if (spare < static_cast<i64>(request.minimum)) return Status(Errc::kNoSpace, "the pool is full");
+    request.wanted = std::min(request.wanted, static_cast<u64>(spare));
+  }
   for (int round = 0;; ++round) {
     PINDAX_ASSIGN(std::optional<BlockRun> found, take(request));
     if (found) {
@@ -270,6 +275,7 @@ SpaceSummary AllocatorImpl::summary() const {
   s.free_blocks = static_cast<u64>(std::max<i64>(free_blocks_.load(), 0));
   s.resting_blocks = resting_.blocks();
   s.quarantine_blocks = quarantine_blocks_;
+  s.reserved_blocks = std::min(s.free_blocks, static_cast<u64>(reserved_blocks()));
   s.inodes_used = static_cast<u64>(std::max<i64>(inodes_used_.load(), 0));
   s.inodes_allocated = static_cast<u64>(std::max<i64>(inodes_allocated_.load(), 0));
   return s;

@@ -45,6 +45,7 @@ struct SpaceSummary {
   u64 free_blocks = 0;        // allocatable now or after a sync (resting ones count)
   u64 resting_blocks = 0;     // freed, waiting for their record or their punch
   u64 quarantine_blocks = 0;  // freed by name, not reusable yet
+  u64 reserved_blocks = 0;    // of the free ones, kept for operations that give space back
   u64 inodes_used = 0;
   u64 inodes_allocated = 0;
 };
@@ -57,6 +58,9 @@ class Allocator {
   // Takes one run out of the in-memory free space at once; its bits join the transaction's record. An abort gives it
   // back. May be shorter than wanted, never than minimum. kNoSpace after resting blocks were hurried and still nothing.
   virtual Result<BlockRun> allocate(Transaction& tx, const AllocateRequest& request) = 0;
+  // True while there is more free space than the reserve that data and new names leave alone: deleting, truncating and
+  // orphan clean-up need a few metadata blocks of their own, and must work on a full pool.
+  virtual bool room_to_grow() const = 0;
   // Back to free space once the record is durable; `mapped`: some client may have translations, so punch first (F5).
   virtual void free(Transaction& tx, BlockRun run, bool mapped) = 0;
   // Freed by name but not reusable; persistent.

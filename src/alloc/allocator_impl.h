@@ -35,6 +35,7 @@ class AllocatorImpl final : public Allocator {
   Status start();  // reads the StateRecord
 
   Result<BlockRun> allocate(Transaction& tx, const AllocateRequest& request) override;
+  bool room_to_grow() const override { return free_blocks_.load() > reserved_blocks(); }
   void free(Transaction& tx, BlockRun run, bool mapped) override;
   Status quarantine(Transaction& tx, BlockRun run, format::QuarantineReason reason) override;
   Status release_quarantine(Transaction& tx, BlockRun run) override;
@@ -71,6 +72,9 @@ class AllocatorImpl final : public Allocator {
 
   Group& group(u32 ag);
   u64 group_start(const Group& g) const { return geometry_.ag_start(g.ag); }
+
+  // Blocks that only metadata may take: a sixty-fourth of a small pool, at most 2 MiB.
+  i64 reserved_blocks() const { return static_cast<i64>(std::min<u64>(total_blocks_ / 64, 512)); }
 
   // ---- Blocks (allocator.cc) ----
   Status load(Group& g) REQUIRES(g.mutex);

@@ -24,6 +24,11 @@ Status FileSystemImpl::check_writable() const {
   return store_->health();
 }
 
+Status FileSystemImpl::check_room() const {
+  if (allocator_->room_to_grow()) return {};
+  return Status(Errc::kNoSpace, "the pool is full");
+}
+
 Result<struct statvfs> FileSystemImpl::statfs() {
   const SpaceSummary space = allocator_->summary();
   struct statvfs out {};
@@ -31,10 +36,10 @@ Result<struct statvfs> FileSystemImpl::statfs() {
   out.f_frsize = kBlockSize;
   out.f_blocks = space.total_blocks;
   out.f_bfree = space.free_blocks;
-  out.f_bavail = space.free_blocks;
+  out.f_bavail = space.free_blocks - space.reserved_blocks;
   // Inodes are made from free blocks: what there could be, not what there is.
   const u64 unused = space.inodes_allocated > space.inodes_used ? space.inodes_allocated - space.inodes_used : 0;
-  out.f_ffree = unused + space.free_blocks * format::kInodesPerBlock;
+  out.f_ffree = unused + (space.free_blocks - space.reserved_blocks) * format::kInodesPerBlock;
   out.f_favail = out.f_ffree;
   out.f_files = space.inodes_used + out.f_ffree;
   u64 id = 0;

@@ -129,6 +129,7 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   bool epoch_lost(u32 epoch) const;
   // kReadOnly if nothing may be changed (read-only mount, unmounted), else the journal's health.
   Status check_writable() const;
+  Status check_room() const;  // kNoSpace for operations that only add: the rest of the pool is for taking away
 
   // ---- Slots (inode_table.cc) -------------------------------------------------------------------------------------
   // The committed slot, checked; kStale if it is free or has another generation. Lock held, shared or exclusive.

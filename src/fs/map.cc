@@ -47,7 +47,7 @@ Result<std::vector<Translation>> FileSystemImpl::translate(Inode& inode, ByteRan
         for (const ExtentInfo& e : extents) {
           if (!holds_data(*this, e)) continue;
           add_piece(out, Kind::kHole, at, byte_of(e.file_block), {}, false);
-          add_piece(out, Kind::kBlocks, byte_of(e.file_block), byte_of(e.file_end()), block_offset(e.block), for_write);
+          add_piece(out, Kind::kBlocks, byte_of(e.file_block), byte_of(e.file_end()), block_offset(e.block), !e.shared);
           at = byte_of(e.file_end());
         }
         add_piece(out, Kind::kHole, at, end, {}, false);

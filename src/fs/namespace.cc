@@ -173,6 +173,7 @@ Result<InodeRef> FileSystemImpl::create(Inode& dir, std::string_view name, const
     if (entry.ok()) return Errc::kExists;
     if (entry.code() != Errc::kNotFound) return entry.status();
     PINDAX_TRY(may_add_names(*seen));
+    PINDAX_TRY(check_room());
   }
   Transaction tx(*store_);
   PINDAX_ASSIGN(format::Inode * parent, change_slot(tx, dir));
@@ -196,6 +197,7 @@ Result<InodeRef> FileSystemImpl::create_unnamed(Inode& dir, const NewInode& what
   ReadLock lock(dir.mutex);
   PINDAX_ASSIGN(const SlotView parent, read_slot(dir));
   PINDAX_TRY(may_add_names(*parent));
+  PINDAX_TRY(check_room());
   Transaction tx(*store_);
   lock_orphans(tx);
   PINDAX_ASSIGN(const Born born, make_inode(tx, *parent, what, caller, 0));
@@ -218,6 +220,7 @@ Status FileSystemImpl::link(Inode& target, Inode& dir, std::string_view name) {
     if (entry.ok()) return Status(Errc::kExists);
     if (entry.code() != Errc::kNotFound) return entry.status();
     PINDAX_TRY(may_add_names(*seen));
+    PINDAX_TRY(check_room());
     PINDAX_ASSIGN(const SlotView slot, read_slot(target));
     if (is_directory(*slot)) return Status(Errc::kPermission, "a directory has one name");
     if ((slot->flags & (format::kFlagImmutable | format::kFlagAppend)) != 0) return Status(Errc::kPermission);

@@ -197,6 +197,7 @@ Status FileSystemImpl::set_xattr(Inode& inode, std::string_view name, std::strin
     PINDAX_ASSIGN(const SlotView seen, read_slot(inode));
     PINDAX_TRY(check_xattr_name(*seen, name));
     PINDAX_TRY(check_changeable(*seen));
+    PINDAX_TRY(check_room());
   }
   Transaction tx(*store_);
   PINDAX_ASSIGN(format::Inode * slot, change_slot(tx, inode));

@@ -153,6 +153,16 @@ Caller caller_of(fuse_req_t req) {
   return caller;
 }
 
+bool may_keep_set_id(fuse_req_t req, Inode& inode) {
+  const auto attributes = context_of(req).fs.attributes(inode);
+  if (!attributes.ok() || (attributes->mode & (S_ISUID | S_ISGID)) == 0) return true;
+  const std::string status = read_proc(static_cast<u32>(::fuse_req_ctx(req)->pid), "status");
+  const std::size_t at = status.find("\nCapEff:");
+  if (at == std::string::npos) return false;
+  constexpr u64 kCapFsetid = u64{1} << 4;  // linux/capability.h
+  return (std::strtoull(status.c_str() + at + 8, nullptr, 16) & kCapFsetid) != 0;
+}
+
 u32 process_of(u32 tid) {
   if (tid == 0) return 0;
   const std::string status = read_proc(tid, "status");

@@ -25,9 +25,9 @@ def refused(*args, says, code=4):
 @options(mounted=False)
 def test_no_such_pool(m):
     """mount of a pool that does not exist, is empty, is no pool, or is cut short"""
-    refused(PINDAX, "mount", m.dir / "none", m.path, says=["none", "no such file"])
+    refused(PINDAX, "mount", m.dir / "none", m.path, says=["none", "no such pool"])
     (m.dir / "empty").touch()
-    refused(PINDAX, "mount", m.dir / "empty", m.path, says=["empty", "mkfs"])
+    refused(PINDAX, "mount", m.dir / "empty", m.path, says=["empty", "too small"])
     (m.dir / "text").write_bytes(b"hello" * 100000)
     refused(PINDAX, "mount", m.dir / "text", m.path, says=["text", "mkfs"])
     shutil.copy(m.pool, m.dir / "short")
@@ -62,7 +62,7 @@ def test_corrupt_superblock(m):
 def test_mkfs_refusals(m):
     """mkfs refuses a pool in the file without --force, a size that is too small, a directory, a missing folder"""
     refused(PINDAX, "mkfs", m.pool, "--size", "64M", says=["--force"])
-    refused(PINDAX, "mkfs", m.dir / "tiny", "--size", "1M", says=["small"])
+    refused(PINDAX, "mkfs", m.dir / "tiny", "--size", "1M", says=["8 MiB"])
     refused(PINDAX, "mkfs", m.dir, "--size", "64M", says=["directory"])
     refused(PINDAX, "mkfs", m.dir / "no/where", "--size", "64M", says=["no such file"])
     refused(PINDAX, "mkfs", m.dir / "x", "--size", "banana", says=["size"], code=2)
@@ -74,7 +74,7 @@ def test_pool_in_use(m):
     pid = str(m.daemon_pid())
     other = m.dir / "other"
     other.mkdir()
-    refused(PINDAX, "mount", m.pool, other, says=["in use", pid])
+    refused(PINDAX, "mount", m.pool, other, says=["mounted already", str(m.path)])
     refused(PINDAX, "mkfs", m.pool, "--size", "64M", "--force", says=["in use", pid])
     refused(PINDAX, "fsck", m.pool, "--repair", says=["in use", pid])
     m.file("still", 100)
@@ -87,7 +87,7 @@ def test_mount_point(m):
     (m.dir / "file").touch()
     refused(PINDAX, "mount", m.pool, m.dir / "file", says=["directory"])
     refused(PINDAX, "mount", m.pool, m.path, "-o", "colour=blue", says=["colour"], code=2)
-    refused(PINDAX, "umount", m.dir, says=["not"])
+    refused(PINDAX, "umount", m.dir, says=["no pindax pool is mounted"])
 
 
 def test_wrong_arguments(m):
@@ -116,8 +116,8 @@ def test_hostile_messages(m):
     bystander.ask("map", 0, 1 * MiB)
     for trial in range(300):
         s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        s.settimeout(5)
         s.connect(path)
+        s.settimeout(5)
         try:
             if trial % 3 == 0:
                 s.send(random.randbytes(random.randrange(1, 2000)))

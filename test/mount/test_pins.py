@@ -284,6 +284,45 @@ def test_open_trunc_of_a_pinned_file(m):
     work.result(5)
 
 
+def test_stores_into_populated_pages(m):
+    """a populated writable mapping takes stores, and read(2) sees them; persist succeeds; a child process has no mapping"""
+    path = m.file("f", 1 * MiB, fill=3)
+    c = m.client()
+    c.ask("open", "f", "rw")
+    c.ask("map", 0, 1 * MiB)
+    check_equal(c.ask("direct"), ["1"], "direct")
+    c.ask("fill", 0, 1 * MiB, 0x41)
+    check_equal(content(path), b"A" * MiB)
+    c.ask("persist", 0, 1 * MiB)
+    with open(path, "r+b") as f:
+        f.write(b"from write(2)")
+    check_equal(bytes.fromhex(c.ask("load", 0, 13)[0]), b"from write(2)")
+    check_equal(c.ask("syscall_write", 4096, 65536), ["65536"], "the kernel reads the mapping")
+    check_equal(c.ask("fork")[0], "ENOTCONN", "a pin in a forked child")
+
+
+def test_scattered_extents_are_one_range(m):
+    """a file of many extents maps to one contiguous range, holes read as zeros and take stores"""
+    a, b = m.file("a"), m.file("b")
+    with open(a, "r+b", buffering=0) as fa, open(b, "r+b", buffering=0) as fb:
+        for i in range(64):
+            for f in (fa, fb):
+                f.seek(i * 3 * 4096)
+                f.write(bytes([i + 1]) * 4096)
+    c = m.client()
+    c.ask("open", "a", "rw")
+    c.ask("map", 0, 64 * 3 * 4096)
+    for i in range(64):
+        check_equal(c.ask("load", i * 3 * 4096, 2), [f"{i + 1:02x}" * 2])
+        if i < 63:
+            check_equal(c.ask("load", i * 3 * 4096 + 4096, 2), ["0000"], "a hole")
+    before = os.stat(a).st_blocks
+    c.ask("store", 4096 + 5, "7a7a")
+    check_equal(content(a)[4096:4096 + 8], b"\0\0\0\0\0zz\0")
+    check_equal(os.stat(a).st_blocks, before + 8, "the first store allocates one block")
+    check_equal(c.refuse("load", 63 * 3 * 4096 + 4096, 1), "SIGBUS", "beyond the end")
+
+
 def test_listings(m):
     """pins, waiters, clients and layout name path, range, process and waiter"""
     path = m.file("some file", 4 * MiB)
