@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // Precompiled: the large headers that nearly every command includes. Sources include what they use all the same.
-#pragma once
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
