@@ -118,10 +118,11 @@ void Notifier::run() {
 void Notifier::carry_out(const Job& job) {
   fuse_session* session = nullptr;
   std::string mount_point;
+  const bool known = nodes_.knows(job.ino);
   {
     MutexLock lock(mutex_);
     if (job.range.empty()) refreshing_.erase(job.ino.value);
-    if (session_ == nullptr || !nodes_.knows(job.ino)) return;
+    if (session_ == nullptr || !known) return;
     session = session_;
     mount_point = mount_point_;
     ++using_session_;
