@@ -367,9 +367,17 @@ void Break::finish(Status status, bool applied) {
   Go go;
   Apply apply;  // destroyed without locks
   std::shared_ptr<Break> self = shared_from_this();
+  bool abandoned = false;
   {
     MutexLock lock(inode_->mutex);
-    if (phase_ == Phase::kDone) return;
+    abandoned = phase_ == Phase::kDone;
+  }
+  if (abandoned) {
+    if (lock_held_) inode_->range_lock.release(lock_request_);
+    return;
+  }
+  {
+    MutexLock lock(inode_->mutex);
     // G2: a completed change or a recall that was sent.
     const bool fresh = recall_sent_ || (applied && kind_ == Kind::kChange && !request_.recall_only);
     if (counted_in_ || fresh)
@@ -415,9 +423,11 @@ void Break::abandon() {
   Done done;
   Go go;
   Apply apply;
+  bool holds = false;
   {
     MutexLock lock(inode_->mutex);
     if (phase_ == Phase::kDone) return;
+    holds = phase_ == Phase::kRecalling;  // with the lock, but without an owner who would release it
     phase_ = Phase::kDone;
     ++step_;
     if (timer_ != 0) core_.executor.cancel(timer_);
@@ -425,7 +435,8 @@ void Break::abandon() {
     go = std::move(go_);
     apply = std::move(apply_);
   }
-  inode_->range_lock.cancel(lock_request_);
+  if (holds) inode_->range_lock.release(lock_request_);
+  else inode_->range_lock.cancel(lock_request_);
   core_.graph.wake(id_);
   core_.remove(*this);
 }

@@ -141,6 +141,8 @@ class Break final : public Change, public Wakeable, public std::enable_shared_fr
   void force_or_refuse();
   void keep_waiting_for_recall();
   bool anything_pending() const;  // mutex held
+  Clock::time_point latest_recall_deadline() const;
+  bool zeros_only() const { return kind_ == Kind::kFault || request_.recall_only; }  // stale ones are zeros
   bool exempt(const Mapping& mapping, ByteRange r) const;
   std::vector<HeldBack::Spec> unacknowledged() const;
   std::vector<HeldBack::Spec> held_back_specs() const;

@@ -32,7 +32,7 @@ bool Mapping::send_recall(const std::vector<ByteRange>& pieces, bool holes_only)
   for (const Run& run : runs) {
     const u64 recall = inode->core->new_id();
     granted.erase(run.range);
-    pending.push_back({recall, run.range, run.holes});
+    pending.push_back({recall, run.range, run.holes, Clock::now() + inode->core->options.recall_deadline});
     {
       MutexLock lock(client->mutex);
       client->recalls.emplace(recall, shared_from_this());
@@ -56,6 +56,8 @@ bool Break::exempt(const Mapping& mapping, ByteRange r) const {
   });
 }
 
+// A client that sees stale zeros harms itself only: nobody waits for its answer longer than the recall's own deadline, and
+// the writes that follow do not wait for it again.
 bool Break::anything_pending() const NO_THREAD_SAFETY_ANALYSIS {
   if (kind_ != Kind::kFill && !request_.kernel_setattr && inode_->pages.draining(range_)) return true;
   if (kind_ == Kind::kFault && !write_) return false;
@@ -65,10 +67,22 @@ bool Break::anything_pending() const NO_THREAD_SAFETY_ANALYSIS {
     for (const Mapping::PendingRecall& p : m.pending) {
       const ByteRange r = intersect(p.range, range_);
       if (r.empty() || exempt(m, r) || (kind_ == Kind::kFault && !p.holes)) continue;
+      if (zeros_only() && Clock::now() >= p.deadline) continue;
       pending = true;
     }
   });
   return pending;
+}
+
+// Mutex held. The recalls may be an earlier break's.
+Clock::time_point Break::latest_recall_deadline() const NO_THREAD_SAFETY_ANALYSIS {
+  if (inode_->pages.draining(range_)) return Clock::now() + core_.options.recall_deadline;
+  Clock::time_point latest{};
+  inode_->mappings.each_overlapping(range_, [&](const Mapping& m) {
+    for (const Mapping::PendingRecall& p : m.pending)
+      if (p.range.overlaps(range_)) latest = std::max(latest, p.deadline);
+  });
+  return latest;
 }
 
 void Break::recall() {
@@ -94,7 +108,7 @@ void Break::recall() {
     if (pending) {
       phase_ = Phase::kRecalling;
       ++step_;
-      if (!recall_deadline_) recall_deadline_ = Clock::now() + core_.options.recall_deadline;
+      if (!recall_deadline_) recall_deadline_ = latest_recall_deadline();
       arm(Clock::now() + core_.options.recall_bound);
     }
   }
@@ -154,8 +168,7 @@ void Break::force_or_refuse() {
     recall_deadline_.reset();
     return keep_waiting_for_recall();
   }
-  const bool zeros_only = kind_ == Kind::kFault || request_.recall_only;
-  if (!kernel && (zeros_only || !forced_.empty())) return apply();
+  if (!kernel && (zeros_only() || !forced_.empty())) return apply();
   finish(Status(Errc::kTextBusy, "a client does not give up its translation"), false);
 }
 

@@ -59,7 +59,8 @@ class Mapping : public std::enable_shared_from_this<Mapping>, public boost::intr
   struct PendingRecall {
     u64 id = 0;
     ByteRange range;
-    bool holes = false;  // zeros are among them
+    bool holes = false;            // zeros are among them
+    Clock::time_point deadline{};  // B4: of the recall, whoever waits for it
   };
   std::vector<PendingRecall> pending;
   std::map<u64, MessagePin> message_pins;
