@@ -8,13 +8,6 @@
 #include "base/steps.h"
 
 namespace pindax {
-namespace {
-
-// At page granularity every flush is a write and a barrier on the disk: beyond this many, one fsync is cheaper.
-constexpr std::size_t kMaxSeparateFlushes = 8;
-
-}  // namespace
-
 MetaView Overlay::find(PoolOffset at) const {
   const u64 block = offset_block(at).value;
   Shard& s = shard(block);
@@ -97,24 +90,6 @@ Status Overlay::write_block(BlockNo block, std::vector<ByteRange>& written) {
   return {};
 }
 
-Status Overlay::make_durable(std::vector<ByteRange>& written) {
-  if (media_.granularity() == Granularity::kVolatile) return {};
-  if (media_.granularity() == Granularity::kPage) {
-    std::vector<ByteRange> pages;
-    for (const ByteRange& r : written) {
-      const ByteRange wide = block_aligned(r);
-      if (!pages.empty() && pages.back().end >= wide.begin)
-        pages.back().end = wide.end;
-      else
-        pages.push_back(wide);
-    }
-    if (pages.size() > kMaxSeparateFlushes) return media_.sync_all();
-    written.swap(pages);
-  }
-  for (const ByteRange& r : written) PINDAX_TRY(media_.flush(PoolOffset(r.begin), r.length()));
-  return media_.drain();
-}
-
 Status Overlay::write_frozen(Lsn& forgotten) {
   std::vector<u64> blocks;
   for (Shard& s : shards_) {
@@ -127,7 +102,8 @@ Status Overlay::write_frozen(Lsn& forgotten) {
     PINDAX_TRY(write_block(BlockNo(block), written));
     PINDAX_STEP("journal.checkpoint_block");
   }
-  PINDAX_TRY(make_durable(written));
+  PINDAX_TRY(media_.flush_ranges(written));
+  PINDAX_TRY(media_.drain());
   for (Shard& s : shards_) {
     MutexLock lock(s.mutex);
     forgotten = std::max(forgotten, s.forgotten);

@@ -74,7 +74,6 @@ class Overlay {
     s.population.store(s.active.size() + s.frozen.size(), std::memory_order_release);
   }
   Status write_block(BlockNo block, std::vector<ByteRange>& written);
-  Status make_durable(std::vector<ByteRange>& written);
 
   Media& media_;
   mutable Shard shards_[kShards];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// What each granularity is called and what it promises, in plain words.
+// What each granularity is called and what it promises, in plain words; what media have in common.
 #include "pmem/media.h"
 
 namespace pindax {
@@ -28,6 +28,11 @@ const char* granularity_promise(Granularity g) {
       return "Every acknowledged change of metadata and every store that has become visible survive power loss.";
   }
   return "unknown";
+}
+
+Status Media::flush_ranges(std::span<const ByteRange> ranges) {
+  for (const ByteRange& r : ranges) PINDAX_TRY(flush(PoolOffset(r.begin), r.length()));
+  return {};
 }
 
 }  // namespace pindax

@@ -2,10 +2,13 @@
 #include "pmem/pool_locks.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 
 #include "fmt/format.h"
 
@@ -13,10 +16,6 @@
 
 namespace pindax {
 namespace {
-
-// An OFD lock does not tell whose it is. Beside it lies a classic lock, which does, but which the kernel drops when the
-// owner closes any other descriptor of the file: so it only serves the message.
-constexpr u64 kOwnerNameByte = kOwnerLockByte + 1;
 
 struct flock lock_at(short type, u64 start, u64 length) {
   struct flock lock {};
@@ -31,10 +30,29 @@ Status lock_error(const char* what) {
   return Status(Errc::kIo, fmt::format("{}: {}", what, std::strerror(errno)));
 }
 
+// An OFD lock does not tell whose it is, but /proc/PID/fdinfo shows the locks of each description, at least to root and
+// to the owner's user. Reads "lock: 1: OFDLCK ADVISORY WRITE -1 00:1b:INODE FIRST LAST".
+bool shows_owner_lock(const std::filesystem::path& fdinfo, const std::string& lock) {
+  std::ifstream in(fdinfo);
+  for (std::string line; std::getline(in, line);)
+    if (line.starts_with("lock:") && line.find("OFDLCK") != std::string::npos && line.find(lock) != std::string::npos)
+      return true;
+  return false;
+}
+
 std::string owner_name(int fd) {
-  struct flock lock = lock_at(F_WRLCK, kOwnerNameByte, 1);
-  if (::fcntl(fd, F_GETLK, &lock) != 0 || lock.l_type == F_UNLCK || lock.l_pid <= 0) return "another process";
-  return fmt::format("process {}", lock.l_pid);
+  namespace stdfs = std::filesystem;
+  struct stat st {};
+  if (::fstat(fd, &st) != 0) return "another process";
+  const std::string lock = fmt::format(":{} {} {}", st.st_ino, kOwnerLockByte, kOwnerLockByte);
+  std::error_code ignored;
+  for (const auto& process : stdfs::directory_iterator("/proc", ignored)) {
+    const std::string pid = process.path().filename();
+    if (pid.find_first_not_of("0123456789") != std::string::npos) continue;
+    for (const auto& info : stdfs::directory_iterator(process.path() / "fdinfo", ignored))
+      if (shows_owner_lock(info.path(), lock)) return fmt::format("process {}", pid);
+  }
+  return "another process";
 }
 
 // Some conflicting lock in [first, last], of another description. Which one the kernel names is not specified.
@@ -75,8 +93,6 @@ Status take_owner_lock(int fd, bool read_only, const std::string& path) {
       return Status(Errc::kBusy, fmt::format("{} is in use by {}: unmount it first", path, owner_name(fd)));
     return lock_error("cannot lock the pool");
   }
-  lock = lock_at(read_only ? F_RDLCK : F_WRLCK, kOwnerNameByte, 1);
-  (void)::fcntl(fd, F_SETLK, &lock);
   return {};
 }
 

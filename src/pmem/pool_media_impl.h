@@ -41,6 +41,7 @@ class PoolMediaImpl final : public PoolMedia {
   Status zero(PoolOffset at, u64 length) override;
   Status flush(PoolOffset at, u64 length) override;
   Status drain() override;
+  Status flush_ranges(std::span<const ByteRange> ranges) override;
   Status punch(PoolOffset at, u64 length) override;
   Status sync_all() override;
   bool failed() const override { return failed_.load(std::memory_order_acquire); }

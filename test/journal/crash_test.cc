@@ -173,19 +173,19 @@ void explore(Granularity granularity, SyncMode mode, int rounds, int crashes, u6
 }  // namespace
 
 TEST_CASE("journal: crashes at any event keep whole transactions in order, cache-line granularity, strict") {
-  explore(Granularity::kCacheLine, SyncMode::kStrict, 3, 60, 1);
+  explore(Granularity::kCacheLine, SyncMode::kStrict, 2, 35, 1);
 }
 TEST_CASE("journal: crashes at any event keep whole transactions in order, cache-line granularity, posix") {
-  explore(Granularity::kCacheLine, SyncMode::kPosix, 3, 60, 2);
+  explore(Granularity::kCacheLine, SyncMode::kPosix, 2, 35, 2);
 }
 TEST_CASE("journal: crashes at any event keep whole transactions in order, byte granularity, strict") {
-  explore(Granularity::kByte, SyncMode::kStrict, 2, 40, 3);
+  explore(Granularity::kByte, SyncMode::kStrict, 2, 25, 3);
 }
 TEST_CASE("journal: crashes at any event keep whole transactions in order, page granularity, posix") {
-  explore(Granularity::kPage, SyncMode::kPosix, 3, 60, 4);
+  explore(Granularity::kPage, SyncMode::kPosix, 2, 35, 4);
 }
 TEST_CASE("journal: crashes at any event keep whole transactions in order, page granularity, strict") {
-  explore(Granularity::kPage, SyncMode::kStrict, 3, 60, 5);
+  explore(Granularity::kPage, SyncMode::kStrict, 2, 35, 5);
 }
 
 TEST_CASE("journal: the daemon dies, and the host while the next one recovers: the log was not durable yet") {
