@@ -175,7 +175,7 @@ FileSystem::ChangeContext change_context(fuse_req_t req, Inode& inode) {
   FileSystem::ChangeContext change;
   change.caller = caller_of(req);
   const InodeLayout* layout = inode.layout_if_any();
-  if (layout != nullptr && context.fs.layout().ever_mapped(*layout)) {
+  if (layout != nullptr && (context.fs.layout().in_use(*layout) || context.fs.layout().ever_mapped(*layout))) {
     change.caller.pid = process_of(change.caller.tid);
     change.requester.command = read_proc(change.caller.tid, "comm");
     if (!change.requester.command.empty() && change.requester.command.back() == '\n')

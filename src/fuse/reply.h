@@ -35,8 +35,7 @@ InodeRef inode_of(fuse_req_t req, fuse_ino_t node, const fuse_file_info* fi);
 Caller caller_of(fuse_req_t req);
 // True if the file has no set-id bits, or the caller has CAP_FSETID (asked of /proc, for requests that do not say so).
 bool may_keep_set_id(fuse_req_t req, Inode& inode);
-// As above, for operations that may wait for pins: the process is looked up if the inode was ever mapped by a
-// client.
+// As above, for operations that may wait for pins: the process is looked up if a client uses the inode, or did.
 FileSystem::ChangeContext change_context(fuse_req_t req, Inode& inode);
 // Process of a thread, 0 if unknown.
 u32 process_of(u32 tid);

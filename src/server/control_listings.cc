@@ -102,7 +102,7 @@ std::string hint_for(const ChangeRow& row) {
     case BusyPolicy::kEvict: return fmt::format("process {} is killed at the deadline", holder.client.pid);
     case BusyPolicy::kQuarantine: return "it goes on without the pinned blocks";
     default:
-      return fmt::format("it goes on when process {} unpins; end that process with: pindax evict {}", holder.client.pid,
+      return fmt::format("it goes on when process {} unpins; to end that process: kill {}", holder.client.pid,
                          holder.client.pid);
   }
 }

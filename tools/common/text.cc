@@ -111,7 +111,8 @@ std::string age_text(u64 ms) {
 
 std::string range_text(u64 offset, u64 length) {
   const std::string from = size_text(offset);
-  if (length == 0 || offset + length < offset) return fmt::format("{} to the end", from);
+  constexpr u64 kEndless = u64{1} << 62;  // longer than any file
+  if (length == 0 || length >= kEndless) return fmt::format("{} to the end", from);
   return fmt::format("{} +{}", from, size_text(length));
 }
 
