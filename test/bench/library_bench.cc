@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The direct path: pins, copies, maps, idle breaks. Usage: library_bench MOUNT (a directory on a Pindax mount's root)
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <pindax/pindax.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "measure.h"
+
+namespace {
+
+using pindax::bench::compare;
+
+[[noreturn]] void die(const char* what) {
+  std::fprintf(stderr, "%s: %s\n", what, pindax_last_error());
+  std::exit(4);
+}
+
+pindax_mapping* map(pindax_client* c, int fd, std::size_t length, int flags) {
+  pindax_mapping* m = nullptr;
+  if (pindax_map(c, fd, 0, length, PROT_READ | PROT_WRITE, flags, &m) != 0) die("map");
+  return m;
+}
+
+void pins(pindax_mapping* m, std::size_t length, const char* title) {
+  compare(title, {{"syscall", [](unsigned long n) { for (unsigned long i = 0; i < n; ++i) ::syscall(SYS_getppid); }},
+                  {"pin+unpin", [=](unsigned long n) {
+                     struct pindax_pin pin;
+                     for (unsigned long i = 0; i < n; ++i)
+                       if (pindax_pin(m, 0, length, 0, &pin) != 0 || pindax_unpin(m, &pin) != 0) die("pin");
+                   }}}, 200'000);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) return std::fprintf(stderr, "usage: library_bench MOUNT\n"), 2;
+  const std::string root = argv[1];
+  pindax_client* client = nullptr;
+  if (pindax_attach(argv[1], nullptr, &client) != 0) die("attach");
+  const char* why = nullptr;
+  if (pindax_is_direct(client, &why) == 0) return std::fprintf(stderr, "not direct: %s\n", why), 4;
+  const int fd = pindax_open(client, "/bench.direct", O_RDWR | O_CREAT, 0600);
+  if (fd < 0) die("open");
+  constexpr std::size_t kFile = std::size_t{256} << 20;
+  if (::ftruncate(fd, kFile) != 0 || ::fallocate(fd, 0, 0, kFile) != 0) return std::perror("fallocate"), 4;
+  std::vector<char> block(1 << 20, 'x');
+  for (std::size_t at = 0; at < kFile; at += block.size())
+    if (::pwrite(fd, block.data(), block.size(), static_cast<off_t>(at)) < 0) return std::perror("write"), 4;
+
+  pindax_mapping* m = map(client, fd, kFile, PINDAX_MAP_POPULATE);
+  pins(m, 4096, "pin 4 KiB");
+  pins(m, std::size_t{2} << 20, "pin 2 MiB");
+  pins(m, kFile, "pin 256 MiB");
+
+  char* memory = static_cast<char*>(pindax_mapping_address(m));
+  std::vector<char> other(kFile / 8, 'y');
+  char* out = block.data();
+  const auto at = [](unsigned long i) { return i * 7919 % (kFile / 8 / 4096) * 4096; };
+  compare("4 KiB load", {{"memcpy", [&](unsigned long n) { for (unsigned long i = 0; i < n; ++i) std::memcpy(out, &other[at(i)], 4096); }},
+                         {"mapping", [&](unsigned long n) { for (unsigned long i = 0; i < n; ++i) std::memcpy(out, memory + at(i), 4096); }}}, 50'000);
+  compare("4 KiB store", {{"memcpy", [&](unsigned long n) { for (unsigned long i = 0; i < n; ++i) std::memcpy(&other[at(i)], out, 4096); }},
+                          {"mapping+persist", [&](unsigned long n) {
+                             for (unsigned long i = 0; i < n; ++i) {
+                               std::memcpy(memory + at(i), out, 4096);
+                               if (pindax_persist(m, at(i), 4096) != 0) die("persist");
+                             }
+                           }}}, 20'000);
+  compare("map+unmap 256 MiB", {{"lazy", [&](unsigned long n) { for (unsigned long i = 0; i < n; ++i) pindax_unmap(map(client, fd, kFile, 0)); }},
+                                {"populated", [&](unsigned long n) { for (unsigned long i = 0; i < n; ++i) pindax_unmap(map(client, fd, kFile, PINDAX_MAP_POPULATE)); }}}, 20);
+
+  const int idle = ::open((root + "/bench.idle").c_str(), O_RDWR | O_CREAT, 0600);
+  if (idle < 0 || ::ftruncate(idle, 1 << 20) != 0) return std::perror("open"), 4;
+  const auto punch = [](int f, off_t offset) {
+    if (::fallocate(f, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, 4096) != 0) std::perror("punch"), std::exit(4);
+  };
+  compare("punch of a hole", {{"never mapped", [&](unsigned long n) { for (unsigned long i = 0; i < n; ++i) punch(idle, 4096); }},
+                              {"of a mapped file", [&](unsigned long n) { for (unsigned long i = 0; i < n; ++i) punch(fd, kFile + (1 << 20)); }}}, 1000);
+  compare("punch, page mapped", {{"store only", [&](unsigned long n) { for (unsigned long i = 0; i < n; ++i) memory[4096] = 'a'; }},
+                                 {"store+punch", [&](unsigned long n) {
+                                    for (unsigned long i = 0; i < n; ++i) {
+                                      memory[4096] = 'a';
+                                      punch(fd, 4096);
+                                    }
+                                  }}}, 300);
+  pindax_unmap(m);
+  ::unlink((root + "/bench.direct").c_str());
+  ::unlink((root + "/bench.idle").c_str());
+  return pindax_detach(client) == 0 ? 0 : 4;
+}
