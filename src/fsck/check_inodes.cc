@@ -69,7 +69,11 @@ void Checker::check_tree(const TreeRef& ref, const char* structure, const std::f
   v.claim = true;
   v.item = item;
   v.bad = [&](BlockNo block, const std::string& why) {
-    find(kError, structure, ref.owner == 0 ? fmt::format("block {}", block.value) : name_of(ref.owner),
+    const bool of_group = ref.kind == TreeKind::kRefcount || ref.kind == TreeKind::kReverse;
+    find(kError, structure,
+         of_group         ? fmt::format("allocation group {}", ref.owner)
+         : ref.owner == 0 ? fmt::format("block {}", block.value)
+                          : name_of(ref.owner),
          fmt::format("node {}: {}; what can be read is kept", block.value, why));
     plan_.trees.insert({ref.owner, ref.kind});
     if (ref.kind == TreeKind::kDirectory) names_incomplete_ = true;

@@ -138,8 +138,9 @@ Status Repair::write_group(u32 ag) {
     want.free_blocks = free_blocks;
     want.inode_blocks = counts.inode_blocks;
     want.free_inodes = counts.free_inodes;
-    want.refcount_root = c_.refcount_root(ag);
-    want.reverse_map_root = c_.reverse_root(ag);
+    // Trees of share counts and owners are hooks: without one every block has one owner, which the walk has seen to.
+    if (!plan_.trees.contains({ag, TreeKind::kRefcount})) want.refcount_root = c_.refcount_root(ag);
+    if (!plan_.trees.contains({ag, TreeKind::kReverse})) want.reverse_map_root = c_.reverse_root(ag);
     format::seal(want);
     PINDAX_ASSIGN(MetaView old, store_.view(block_offset(self), sizeof want));
     if (std::memcmp(old.data(), &want, sizeof want) == 0) return {};
