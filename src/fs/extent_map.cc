@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// See extent_map.h. Both representations offer the same three lookups (at or after, before, scan) and the same three
-// changes (put, update, drop); merging and splitting are written once on top of them.
+// See extent_map.h. Both representations offer the same three lookups (at or after, before, scan) and the
+// same three changes (put, update, drop); merging and splitting are written once on top of them.
 #include "fs/extent_map.h"
 
 #include <algorithm>
@@ -47,7 +47,8 @@ ExtentInfo clip_extent(const ExtentInfo& e, FileBlock begin, FileBlock end) {
   return part;
 }
 
-// ---- ExtentReader -------------------------------------------------------------------------------------------------
+// ---- ExtentReader
+// -------------------------------------------------------------------------------------------------
 
 TreeReader ExtentReader::tree() const {
   return tx_ != nullptr ? TreeReader(*tx_, tree_ref(inode_)) : TreeReader(store_, tree_ref(inode_));
@@ -69,8 +70,10 @@ Result<unsigned> ExtentReader::inline_count() const {
 
 Status ExtentReader::check(const ExtentInfo& e) const {
   if (e.length == 0 || e.file_block >= kEndOfBlocks) return corrupt(inode_, "an empty or misplaced extent");
-  if (!store_.geometry().is_data(e.block, e.length)) return corrupt(inode_, "an extent outside the data area");
-  if (e.state != ExtentState::kWritten && e.state != ExtentState::kUnwritten && e.state != ExtentState::kProvisional)
+  if (!store_.geometry().is_data(e.block, e.length))
+    return corrupt(inode_, "an extent outside the data area");
+  if (e.state != ExtentState::kWritten && e.state != ExtentState::kUnwritten &&
+      e.state != ExtentState::kProvisional)
     return corrupt(inode_, "an extent of unknown state");
   return {};
 }
@@ -103,7 +106,8 @@ Result<std::optional<ExtentInfo>> ExtentReader::before(FileBlock block) {
   return found;
 }
 
-Status ExtentReader::scan(FileBlock begin, FileBlock end, const std::function<bool(const ExtentInfo&)>& visit) {
+Status ExtentReader::scan(FileBlock begin, FileBlock end,
+                          const std::function<bool(const ExtentInfo&)>& visit) {
   if (begin >= end) return {};
   if (kind_of(inode_) != DataKind::kTree) {
     PINDAX_ASSIGN(const unsigned count, inline_count());
@@ -130,8 +134,10 @@ Status ExtentReader::scan(FileBlock begin, FileBlock end, const std::function<bo
   PINDAX_TRY(reader.scan(begin.value + 1, [&](u64 key, TreeBytes value) {
     if (key >= end.value) return false;
     auto e = decode(inode_, key, value);
-    if (e.ok()) bad = check(*e);
-    else bad = e.status();
+    if (e.ok())
+      bad = check(*e);
+    else
+      bad = e.status();
     if (bad.ok() && e->file_block < covered) bad = corrupt(inode_, "extents overlap");
     if (!bad.ok()) return false;
     covered = e->file_end();
@@ -149,15 +155,16 @@ Result<std::vector<ExtentInfo>> ExtentReader::list(FileBlock begin, FileBlock en
   return out;
 }
 
-// ---- ExtentEditor -------------------------------------------------------------------------------------------------
+// ---- ExtentEditor
+// -------------------------------------------------------------------------------------------------
 
 bool ExtentEditor::is_tree() const { return kind_of(inode_) == DataKind::kTree; }
 
 bool ExtentEditor::mergeable(const ExtentInfo& left, const ExtentInfo& right) const {
   const format::Geometry& g = tx_.store().geometry();
-  return left.file_end() == right.file_block && left.block + left.length == right.block && left.state == right.state &&
-         left.epoch == right.epoch && !left.shared && !right.shared && g.ag_of(left.block) == g.ag_of(right.block) &&
-         u64{left.length} + right.length <= ~u32{0};
+  return left.file_end() == right.file_block && left.block + left.length == right.block &&
+         left.state == right.state && left.epoch == right.epoch && !left.shared && !right.shared &&
+         g.ag_of(left.block) == g.ag_of(right.block) && u64{left.length} + right.length <= ~u32{0};
 }
 
 Status ExtentEditor::insert(const ExtentInfo& e) {
@@ -211,7 +218,8 @@ Result<FileBlock> ExtentEditor::remove(FileBlock begin, FileBlock end, unsigned 
   return end;
 }
 
-Result<FileBlock> ExtentEditor::set_state(FileBlock begin, FileBlock end, ExtentState state, u32 epoch, unsigned most) {
+Result<FileBlock> ExtentEditor::set_state(FileBlock begin, FileBlock end, ExtentState state, u32 epoch,
+                                          unsigned most) {
   FileBlock at = begin;
   while (at < end) {
     PINDAX_ASSIGN(const auto e, ExtentReader(tx_, inode_).at_or_after(at));
@@ -228,7 +236,8 @@ Result<FileBlock> ExtentEditor::set_state(FileBlock begin, FileBlock end, Extent
   return end;
 }
 
-// ---- The stored extents -------------------------------------------------------------------------------------------
+// ---- The stored extents
+// -------------------------------------------------------------------------------------------
 
 Status ExtentEditor::with_tree(const std::function<Status(TreeWriter&)>& work) {
   TreeRef ref = tree_ref(inode_);
@@ -257,13 +266,15 @@ Status ExtentEditor::put(const ExtentInfo& e) {
     PINDAX_TRY(to_tree());
   }
   const format::ExtentValue value = format::pack_extent_value(e);
-  return with_tree([&](TreeWriter& w) { return w.insert(e.file_block.value, std::as_bytes(std::span(&value, 1))); });
+  return with_tree(
+      [&](TreeWriter& w) { return w.insert(e.file_block.value, std::as_bytes(std::span(&value, 1))); });
 }
 
 Status ExtentEditor::update(const ExtentInfo& e) {
   if (is_tree()) {
     const format::ExtentValue value = format::pack_extent_value(e);
-    return with_tree([&](TreeWriter& w) { return w.replace(e.file_block.value, std::as_bytes(std::span(&value, 1))); });
+    return with_tree(
+        [&](TreeWriter& w) { return w.replace(e.file_block.value, std::as_bytes(std::span(&value, 1))); });
   }
   for (unsigned i = 0; i < inode_.extent_count; ++i) {
     if (FileBlock(inode_.body.extents[i].file_block) != e.file_block) continue;

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// A file's map from file blocks to pool blocks: up to kInlineExtentCount extents in the inode, more in a tree of
-// TreeKind::kExtents.
+// A file's map from file blocks to pool blocks: up to kInlineExtentCount extents in the inode, more in a tree
+// of TreeKind::kExtents.
 //
 // Invariants
-//  1. Extents do not overlap, none is empty, none crosses an allocation group. Bytes from media that say otherwise are
+//  1. Extents do not overlap, none is empty, none crosses an allocation group. Bytes from media that say
+//  otherwise are
 //     kCorrupt.
-//  2. Neighbours that are contiguous in the file and in the pool, in one AG and of equal state and epoch, are merged.
+//  2. Neighbours that are contiguous in the file and in the pool, in one AG and of equal state and epoch, are
+//  merged.
 //  3. An inode whose tree is left with few extents goes back to inline ones.
 //
 // Locking: Inode::mutex, shared for ExtentReader, exclusive for ExtentEditor until the transaction ends.
@@ -51,26 +53,28 @@ class ExtentReader {
   const format::Inode& inode_;
 };
 
-// Changes extents inside a transaction. Counts blocks in Inode::blocks. `inode` is the transaction's private copy.
+// Changes extents inside a transaction. Counts blocks in Inode::blocks. `inode` is the transaction's private
+// copy.
 class ExtentEditor {
  public:
-  ExtentEditor(Transaction& tx, format::Inode& inode, NodeAllocator& nodes) : tx_(tx), inode_(inode), nodes_(nodes) {}
+  ExtentEditor(Transaction& tx, format::Inode& inode, NodeAllocator& nodes)
+      : tx_(tx), inode_(inode), nodes_(nodes) {}
 
   // `e` covers a hole. Merges with neighbours. kCorrupt if something is there.
   Status insert(const ExtentInfo& e);
 
-  // Takes up to `most` extents, or parts of them, of [begin, end) out of the file and tells each to `removed`. Returns
-  // the first block that was not looked at: `end` if all is done.
+  // Takes up to `most` extents, or parts of them, of [begin, end) out of the file and tells each to
+  // `removed`. Returns the first block that was not looked at: `end` if all is done.
   Result<FileBlock> remove(FileBlock begin, FileBlock end, unsigned most,
                            const std::function<Status(const ExtentInfo&)>& removed);
 
-  // Gives the mapped blocks of [begin, end) another state; splits and merges. At most `most` extents are changed;
-  // returns the first block that was not looked at.
+  // Gives the mapped blocks of [begin, end) another state; splits and merges. At most `most` extents are
+  // changed; returns the first block that was not looked at.
   Result<FileBlock> set_state(FileBlock begin, FileBlock end, ExtentState state, u32 epoch, unsigned most);
 
  private:
   bool mergeable(const ExtentInfo& left, const ExtentInfo& right) const;
-  Status join(ExtentInfo e);           // insert without counting
+  Status join(ExtentInfo e);                                    // insert without counting
   Status cut(const ExtentInfo& whole, const ExtentInfo& part);  // takes part out of whole, without counting
   // The stored extents: one by its first block.
   Status put(const ExtentInfo& e);     // a new key

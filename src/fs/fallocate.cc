@@ -2,12 +2,12 @@
 //
 // fallocate(): reserve (0, KEEP_SIZE), PUNCH_HOLE, ZERO_RANGE.
 //
-// Reserve puts unwritten extents into holes, as few and large as there is space for; if space runs out, those that are
-// committed already are taken back. Punch and zero lock and break every block that they touch, the partly covered ones at
-// both ends too (their bytes change under whoever has them in a cache). Punch frees whole blocks through
-// remove_range(); zero turns them into unwritten ones, in one transaction, or by way of a punch if there are too many.
-// A crash leaves the operation done or not done, but for the zeros in partly covered blocks, which are stores as any other,
-// and blocks reserved so far.
+// Reserve puts unwritten extents into holes, as few and large as there is space for; if space runs out, those
+// that are committed already are taken back. Punch and zero lock and break every block that they touch, the
+// partly covered ones at both ends too (their bytes change under whoever has them in a cache). Punch frees
+// whole blocks through remove_range(); zero turns them into unwritten ones, in one transaction, or by way of
+// a punch if there are too many. A crash leaves the operation done or not done, but for the zeros in partly
+// covered blocks, which are stores as any other, and blocks reserved so far.
 #include <fcntl.h>
 #include <linux/falloc.h>
 
@@ -28,9 +28,12 @@ enum class Mode { kReserve, kPunch, kZero };
 
 const char* name_of(Mode mode) {
   switch (mode) {
-    case Mode::kReserve: return "fallocate";
-    case Mode::kPunch: return "punch";
-    case Mode::kZero: return "zero";
+    case Mode::kReserve:
+      return "fallocate";
+    case Mode::kPunch:
+      return "punch";
+    case Mode::kZero:
+      return "zero";
   }
   return "";
 }
@@ -75,7 +78,8 @@ class Reservation {
         return true;
       }));
     }
-    return holes <= fs_.allocator().summary().free_blocks ? Status() : Status(Errc::kNoSpace);
+    const SpaceSummary space = fs_.allocator().summary();
+    return holes + space.reserved_blocks <= space.free_blocks ? Status() : Status(Errc::kNoSpace);
   }
 
   Result<FileBlock> part(FileBlock at, FileBlock end) {
@@ -94,8 +98,10 @@ class Reservation {
       }
       const FileBlock stop = found ? std::min(found->file_block, end) : end;
       u64 wanted = stop - at;
-      // The part before the first huge page of the file by itself, so that the rest is aligned in the pool too.
-      if (const u64 odd = at.value % kHugeBlocks; odd != 0 && wanted >= 2 * kHugeBlocks) wanted = kHugeBlocks - odd;
+      // The part before the first huge page of the file by itself, so that the rest is aligned in the pool
+      // too.
+      if (const u64 odd = at.value % kHugeBlocks; odd != 0 && wanted >= 2 * kHugeBlocks)
+        wanted = kHugeBlocks - odd;
       PINDAX_ASSIGN(const BlockRun run,
                     fs_.allocator().allocate(tx, allocation_near(ExtentReader(tx, *slot), at, wanted)));
       ExtentInfo e;
@@ -124,7 +130,12 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
  public:
   Fallocation(FileSystemImpl& fs, InodeRef inode, Mode mode, bool keep_size, ByteRange range,
               const FileSystem::ChangeContext& context)
-      : fs_(fs), inode_(std::move(inode)), mode_(mode), keep_size_(keep_size), range_(range), context_(context) {}
+      : fs_(fs),
+        inode_(std::move(inode)),
+        mode_(mode),
+        keep_size_(keep_size),
+        range_(range),
+        context_(context) {}
 
   std::shared_ptr<Change> start(FileSystem::DoneStatus done) {
     const auto self = shared_from_this();
@@ -144,7 +155,8 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
     ChangeRequest request = make_change_request(fs_, *slot, name_of(mode_), context_);
     const u64 size = slot->size_bytes;
     const ByteRange blocks = block_aligned(range_);
-    lock_ = grows(size) ? ByteRange{round_down(std::min(range_.begin, size), kBlockSize), kMaxOffset} : blocks;
+    lock_ =
+        grows(size) ? ByteRange{round_down(std::min(range_.begin, size), kBlockSize), kMaxOffset} : blocks;
     request.lock_range = lock_;
     if (mode_ != Mode::kReserve) {
       request.break_range = {blocks.begin, lock_.end};
@@ -166,9 +178,12 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
     }
     PINDAX_STEP("fs.fallocate_locked");
     switch (mode_) {
-      case Mode::kReserve: return reserve();
-      case Mode::kPunch: return punch(grant);
-      case Mode::kZero: return zero(grant);
+      case Mode::kReserve:
+        return reserve();
+      case Mode::kPunch:
+        return punch(grant);
+      case Mode::kZero:
+        return zero(grant);
     }
     return {};
   }
@@ -215,7 +230,8 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
     const ExtentReader reader(fs_.store(), *slot);
     for (const ByteRange edge : {ByteRange{range_.begin, head}, ByteRange{tail, range_.end}}) {
       if (edge.empty()) continue;
-      PINDAX_ASSIGN(const auto extents, visible_extents(reader, *slot, first_block(edge.begin), end_block(edge.end)));
+      PINDAX_ASSIGN(const auto extents,
+                    visible_extents(reader, *slot, first_block(edge.begin), end_block(edge.end)));
       PINDAX_TRY(zero_in_place(fs_, *inode_, extents, edge.begin, edge.end));
     }
     return {};
@@ -283,21 +299,25 @@ std::shared_ptr<Change> FileSystemImpl::fallocate(InodeRef inode, int mode, u64 
   const bool keep_size = (mode & FALLOC_FL_KEEP_SIZE) != 0;
   Mode what = Mode::kReserve;
   switch (mode & ~FALLOC_FL_KEEP_SIZE) {
-    case 0: break;
-    case FALLOC_FL_ZERO_RANGE: what = Mode::kZero; break;
+    case 0:
+      break;
+    case FALLOC_FL_ZERO_RANGE:
+      what = Mode::kZero;
+      break;
     case FALLOC_FL_PUNCH_HOLE:
       if (keep_size) {
         what = Mode::kPunch;
         break;
       }
       [[fallthrough]];
-    default: return RetriedChange::failed(Status(Errc::kNotSupported), done);
+    default:
+      return RetriedChange::failed(Status(Errc::kNotSupported), done);
   }
   if (length == 0) return RetriedChange::failed(Status(Errc::kInvalid, "length 0"), done);
   if (offset > format::kMaxFileBytes || length > format::kMaxFileBytes - offset)
     return RetriedChange::failed(Status(Errc::kTooBig), done);
-  return std::make_shared<Fallocation>(*this, std::move(inode), what, keep_size, ByteRange{offset, offset + length},
-                                       context)
+  return std::make_shared<Fallocation>(*this, std::move(inode), what, keep_size,
+                                       ByteRange{offset, offset + length}, context)
       ->start(std::move(done));
 }
 

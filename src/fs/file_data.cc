@@ -39,29 +39,34 @@ bool commits_provisional(FileSystemImpl& fs) {
 
 bool holds_data(const FileSystemImpl& fs, const ExtentInfo& e) {
   switch (e.state) {
-    case ExtentState::kWritten: return true;
-    case ExtentState::kUnwritten: return false;
-    case ExtentState::kProvisional: return !fs.epoch_lost(e.epoch);
+    case ExtentState::kWritten:
+      return true;
+    case ExtentState::kUnwritten:
+      return false;
+    case ExtentState::kProvisional:
+      return !fs.epoch_lost(e.epoch);
   }
   return false;
 }
 
-Result<std::vector<ExtentInfo>> visible_extents(ExtentReader reader, const format::Inode& slot, FileBlock begin,
-                                                FileBlock end) {
+Result<std::vector<ExtentInfo>> visible_extents(ExtentReader reader, const format::Inode& slot,
+                                                FileBlock begin, FileBlock end) {
   const u64 pending_begin = slot.pending_begin, pending_end = slot.pending_end;
   if (pending_end <= pending_begin) return reader.list(begin, end);
   const FileBlock gap_begin = end_block(pending_begin), gap_end = first_block(pending_end);
   std::vector<ExtentInfo> out;
   PINDAX_TRY(reader.scan(begin, end, [&](const ExtentInfo& whole) {
     const ExtentInfo e = clip_extent(whole, begin, end);
-    if (e.file_block < gap_begin) out.push_back(clip_extent(e, e.file_block, std::min(e.file_end(), gap_begin)));
+    if (e.file_block < gap_begin)
+      out.push_back(clip_extent(e, e.file_block, std::min(e.file_end(), gap_begin)));
     if (e.file_end() > gap_end) out.push_back(clip_extent(e, std::max(e.file_block, gap_end), e.file_end()));
     return true;
   }));
   return out;
 }
 
-bool all_data(const FileSystemImpl& fs, const std::vector<ExtentInfo>& extents, FileBlock begin, FileBlock end) {
+bool all_data(const FileSystemImpl& fs, const std::vector<ExtentInfo>& extents, FileBlock begin,
+              FileBlock end) {
   FileBlock at = begin;
   for (const ExtentInfo& e : extents) {
     if (e.file_block != at || !holds_data(fs, e)) return false;
@@ -74,7 +79,8 @@ Status check_data_change(const format::Inode& slot, bool appends) {
   if (is_directory(slot)) return Status(Errc::kIsDirectory);
   if (!is_regular(slot)) return Status(Errc::kInvalid, "not a regular file");
   if ((slot.flags & format::kFlagImmutable) != 0) return Status(Errc::kPermission, "the file is immutable");
-  if ((slot.flags & format::kFlagAppend) != 0 && !appends) return Status(Errc::kPermission, "the file is append-only");
+  if ((slot.flags & format::kFlagAppend) != 0 && !appends)
+    return Status(Errc::kPermission, "the file is append-only");
   return {};
 }
 
@@ -100,7 +106,8 @@ Status finish_overwrite(FileSystemImpl& fs, Inode& inode, u64 offset, u64 length
   return {};
 }
 
-Status zero_in_place(FileSystemImpl& fs, Inode& inode, const std::vector<ExtentInfo>& extents, u64 begin, u64 end) {
+Status zero_in_place(FileSystemImpl& fs, Inode& inode, const std::vector<ExtentInfo>& extents, u64 begin,
+                     u64 end) {
   bool stored = false;
   for (const ExtentInfo& e : extents) {
     const u64 from = std::max(begin, byte_of(e.file_block)), to = std::min(end, byte_of(e.file_end()));
@@ -126,8 +133,8 @@ Status zero_tail(FileSystemImpl& fs, Inode& inode, ExtentReader reader, const fo
   const PoolOffset at = block_offset(extents[0].block) + size % kBlockSize;
   const std::byte* bytes = fs.media().view(at, end - size);
   if (bytes == nullptr) return Status(Errc::kCorrupt, "an extent outside the pool");
-  // In posix mode the new size may reach the media before these zeros do: where the block would survive a crash, they
-  // have to go first. They are there already unless somebody stored lately.
+  // In posix mode the new size may reach the media before these zeros do: where the block would survive a
+  // crash, they have to go first. They are there already unless somebody stored lately.
   const bool survives = extents[0].state == ExtentState::kWritten;
   const bool zeros = is_zero(bytes, end - size);
   if (zeros && !(commits_provisional(fs) && survives && is_unsynced(inode, size, end))) return {};

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// What the data half of the room shares: which blocks hold data, how stores become durable, and the one routine that
-// fills blocks of a file.
+// What the data half of the room shares: which blocks hold data, how stores become durable, and the one
+// routine that fills blocks of a file.
 //
 // How contents reach the media
-//   new blocks   volatile, cache-line and byte pools: stored past the cache and drained before the commit: kWritten.
+//   new blocks   volatile, cache-line and byte pools: stored past the cache and drained before the commit:
+//   kWritten.
 //                page pools, strict: synced before the commit: kWritten.
-//                page pools, posix: stored only, committed as kProvisional with the mount epoch; fsync settles them.
+//                page pools, posix: stored only, committed as kProvisional with the mount epoch; fsync
+//                settles them.
 //   overwrites   stored past the cache and drained; page pools: remembered in Inode::unsynced until fsync.
 //
-// Locking: Inode::mutex guards the extents; a hold of the range (shared for stores, exclusive where bytes change their
-// meaning) keeps blocks from leaving the file while their bytes are copied. A crash in the middle of a store leaves new
-// blocks unreachable, and overwritten bytes old or new.
+// Locking: Inode::mutex guards the extents; a hold of the range (shared for stores, exclusive where bytes
+// change their meaning) keeps blocks from leaving the file while their bytes are copied. A crash in the
+// middle of a store leaves new blocks unreachable, and overwritten bytes old or new.
 #pragma once
 
 #include <vector>
@@ -29,13 +31,16 @@ constexpr u64 byte_of(FileBlock b) { return b.value << kBlockShift; }
 bool commits_provisional(FileSystemImpl& fs);
 // True if the extent's bytes are the file's; else they read as zeros.
 bool holds_data(const FileSystemImpl& fs, const ExtentInfo& e);
-// The extents of [begin, end), cut to it, without blocks that are only waiting to be freed (Inode::pending_begin).
-Result<std::vector<ExtentInfo>> visible_extents(ExtentReader reader, const format::Inode& slot, FileBlock begin,
-                                                FileBlock end);
+// The extents of [begin, end), cut to it, without blocks that are only waiting to be freed
+// (Inode::pending_begin).
+Result<std::vector<ExtentInfo>> visible_extents(ExtentReader reader, const format::Inode& slot,
+                                                FileBlock begin, FileBlock end);
 // True if every block of [begin, end) is in `extents` and holds data.
-bool all_data(const FileSystemImpl& fs, const std::vector<ExtentInfo>& extents, FileBlock begin, FileBlock end);
+bool all_data(const FileSystemImpl& fs, const std::vector<ExtentInfo>& extents, FileBlock begin,
+              FileBlock end);
 
-// kIsDirectory, kInvalid for what is no regular file; kPermission for immutable, and unless `appends` for append-only files.
+// kIsDirectory, kInvalid for what is no regular file; kPermission for immutable, and unless `appends` for
+// append-only files.
 Status check_data_change(const format::Inode& slot, bool appends);
 // Clears set-user-ID, and set-group-ID where the group may execute. True if there was something to clear.
 bool has_set_id(const format::Inode& slot);
@@ -44,11 +49,12 @@ void clear_set_id(format::Inode& slot);
 // Overwrites bytes in place. The caller calls finish_overwrite() after the last one.
 Status overwrite(FileSystemImpl& fs, PoolOffset at, const std::byte* data, u64 length);
 Status finish_overwrite(FileSystemImpl& fs, Inode& inode, u64 offset, u64 length);
-// Zeros those bytes of [begin, end) that lie in blocks with data. As durable as the mode wants. The range is held
-// exclusively, or the bytes are behind the end of the file.
-Status zero_in_place(FileSystemImpl& fs, Inode& inode, const std::vector<ExtentInfo>& extents, u64 begin, u64 end);
-// Before the size grows from `size`: zeros [size, min(to, end of its block)), in such a way that no crash can show what was
-// there. The tail is held exclusively; `slot` is the transaction's.
+// Zeros those bytes of [begin, end) that lie in blocks with data. As durable as the mode wants. The range is
+// held exclusively, or the bytes are behind the end of the file.
+Status zero_in_place(FileSystemImpl& fs, Inode& inode, const std::vector<ExtentInfo>& extents, u64 begin,
+                     u64 end);
+// Before the size grows from `size`: zeros [size, min(to, end of its block)), in such a way that no crash can
+// show what was there. The tail is held exclusively; `slot` is the transaction's.
 Status zero_tail(FileSystemImpl& fs, Inode& inode, ExtentReader reader, const format::Inode& slot, u64 to);
 
 // Tells the file's mappings its new size (Gate::size_bytes). Inode::mutex or the file's end held exclusively.
@@ -81,20 +87,22 @@ struct StoreJob {
   bool keep_set_id = true;
   bool write_back = false;  // no range is held: what is behind the size or being freed is dropped
 };
-// Gives every block of the job contents and, if asked, the file a new size; one transaction for each part that fits into a
-// record. Returns how many bytes are done: fewer than asked only if space ran out; kNoSpace if that is none.
-// No locks held; the range held, exclusively beyond the size.
+// Gives every block of the job contents and, if asked, the file a new size; one transaction for each part
+// that fits into a record. Returns how many bytes are done: fewer than asked only if space ran out; kNoSpace
+// if that is none. No locks held; the range held, exclusively beyond the size.
 Result<u64> store_range(FileSystemImpl& fs, Inode& inode, const StoreJob& job);
 
 // What layout changes have in common: who asks, and the policy of call, file or mount.
 ChangeRequest make_change_request(FileSystemImpl& fs, const format::Inode& slot, const char* operation,
                                   const FileSystem::ChangeContext& context);
 
-// Frees what a former mount left in [pending_begin, pending_end), if it meets [begin, end). The range is held.
+// Frees what a former mount left in [pending_begin, pending_end), if it meets [begin, end). The range is
+// held.
 Status finish_pending(FileSystemImpl& fs, Inode& inode, u64 begin, u64 end);
 
-// Takes the whole blocks of [begin, end) out of the file, in as many transactions as it needs. `first` adds to the
-// first one, which also commits that the range reads as zeros. Inode::mutex not held, the range held exclusively.
+// Takes the whole blocks of [begin, end) out of the file, in as many transactions as it needs. `first` adds
+// to the first one, which also commits that the range reads as zeros. Inode::mutex not held, the range held
+// exclusively.
 Status remove_range(FileSystemImpl& fs, Inode& inode, u64 begin, u64 end, const ChangeGrant& grant,
                     const std::function<Status(Transaction&, format::Inode&)>& first);
 

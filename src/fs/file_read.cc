@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// read() and fill(): replies point straight into the pool. The shared hold keeps the blocks in the file until the
-// callback returns; Inode::mutex is held for the lookup only. Nothing here changes the media, but for a fill by a
-// writable handle, which gives holes their blocks (store_range).
+// read() and fill(): replies point straight into the pool. The shared hold keeps the blocks in the file until
+// the callback returns; Inode::mutex is held for the lookup only. Nothing here changes the media, but for a
+// fill by a writable handle, which gives holes their blocks (store_range).
 #include <algorithm>
 
 #include "base/steps.h"
@@ -45,7 +45,8 @@ class PieceList {
 };
 
 // The bytes of [begin, end) as pieces, by the file's extents.
-Status add_pieces(FileSystemImpl& fs, const std::vector<ExtentInfo>& extents, u64 begin, u64 end, PieceList& out) {
+Status add_pieces(FileSystemImpl& fs, const std::vector<ExtentInfo>& extents, u64 begin, u64 end,
+                  PieceList& out) {
   u64 at = begin;
   for (const ExtentInfo& e : extents) {
     if (!holds_data(fs, e)) continue;
@@ -66,7 +67,8 @@ Status collect(FileSystemImpl& fs, Inode& inode, u64 offset, u64 end, PieceList&
   if (!is_regular(*slot)) return Status(Errc::kInvalid, "not a regular file");
   end = std::min<u64>(end, slot->size_bytes);
   if (offset >= end) return {};
-  PINDAX_ASSIGN(const auto extents, visible_extents(ExtentReader(fs.store(), *slot), *slot, first_block(offset), end_block(end)));
+  PINDAX_ASSIGN(const auto extents,
+                visible_extents(ExtentReader(fs.store(), *slot), *slot, first_block(offset), end_block(end)));
   return add_pieces(fs, extents, offset, end, out);
 }
 
@@ -77,8 +79,8 @@ Status give_blocks(FileSystemImpl& fs, Inode& inode, u64 offset, u64 end) {
     PINDAX_ASSIGN(const SlotView slot, fs.read_slot(inode));
     end = std::min(end, round_up(slot->size_bytes, kBlockSize));
     if (offset >= end) return {};
-    PINDAX_ASSIGN(const auto extents,
-                  visible_extents(ExtentReader(fs.store(), *slot), *slot, first_block(offset), end_block(end)));
+    PINDAX_ASSIGN(const auto extents, visible_extents(ExtentReader(fs.store(), *slot), *slot,
+                                                      first_block(offset), end_block(end)));
     if (all_data(fs, extents, first_block(offset), end_block(end))) return {};
   }
   PINDAX_TRY(fs.check_writable());
@@ -117,7 +119,8 @@ void FileSystemImpl::fill(InodeRef inode, u64 offset, u64 length, bool writable,
   const u64 end = std::min(begin + std::min(length, kMostBytes), format::kMaxFileBytes);
   Inode& file = *inode;
   layout_->with_fill(*file.layout(), block_aligned({begin, end}), writable,
-                     [this, inode = std::move(inode), begin, end, writable, done = std::move(done)](Result<SharedHold> held) {
+                     [this, inode = std::move(inode), begin, end, writable,
+                      done = std::move(done)](Result<SharedHold> held) {
                        if (!held.ok()) return done(held.status());
                        SharedHold hold = std::move(held).value();
                        Status status;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// store_range(): the one routine that gives file blocks their contents. A part is one transaction under Inode::mutex:
-// blocks that hold data are overwritten in place; unwritten ones are filled and change state; holes get new blocks, filled
-// before the commit that makes them reachable. Nothing is reachable before it has its contents, so a crash shows
-// the file before or after each part.
+// store_range(): the one routine that gives file blocks their contents. A part is one transaction under
+// Inode::mutex: blocks that hold data are overwritten in place; unwritten ones are filled and change state;
+// holes get new blocks, filled before the commit that makes them reachable. Nothing is reachable before it
+// has its contents, so a crash shows the file before or after each part.
 #include <algorithm>
 
 #include "base/steps.h"
@@ -53,7 +53,8 @@ class Storer {
     end_ = job_.end;
     if (job_.write_back) {
       end_ = std::min(end_, size);
-      if (at >= end_ || !fs_.layout().may_write_back(*inode_.layout(), block_aligned({at, end_}))) return job_.end;
+      if (at >= end_ || !fs_.layout().may_write_back(*inode_.layout(), block_aligned({at, end_})))
+        return job_.end;
     }
     const bool grows = job_.extends && job_.end > size;
     if (grows && start > size) PINDAX_TRY(zero_tail(fs_, inode_, ExtentReader(tx, *slot), *slot, start));
@@ -97,7 +98,8 @@ class Storer {
     if (mapped) {
       e = clip_extent(*found, block, end_block(stop));
     } else {
-      PINDAX_ASSIGN(const BlockRun run, fs_.allocator().allocate(tx, allocation_near(reader, block, end_block(stop) - block)));
+      PINDAX_ASSIGN(const BlockRun run,
+                    fs_.allocator().allocate(tx, allocation_near(reader, block, end_block(stop) - block)));
       e.file_block = block;
       e.block = run.start;
       e.length = static_cast<u32>(run.length);
@@ -134,9 +136,12 @@ class Storer {
     if (tail > 0) PINDAX_TRY(media.zero(start + head + body, tail));
     stored_new_ = true;
     switch (media.granularity()) {
-      case Granularity::kVolatile: return {};
-      case Granularity::kPage: return commits_provisional(fs_) ? Status() : media.flush(start, length);
-      default: break;
+      case Granularity::kVolatile:
+        return {};
+      case Granularity::kPage:
+        return commits_provisional(fs_) ? Status() : media.flush(start, length);
+      default:
+        break;
     }
     if (head > 0) PINDAX_TRY(media.flush(start, head));
     return tail > 0 ? media.flush(start + head + body, tail) : Status();

@@ -3,11 +3,14 @@
 // write() and write_back().
 //
 // Two ways of a write:
-//   1. in place: all blocks hold data, inside the size. Shared hold; Inode::mutex for the lookup only; nothing is committed.
-//   2. else blocks appear. An exclusive hold, since whoever was told "hole" under a shared one must not map its zero page
-//      after the block is there; translations of zeros are recalled (R18, R19); pins do not matter (P4). A write that extends
-//      the file holds everything from the block of the file's end on: whoever changes the size does, so sizes change one after
-//      the other, an append finds the end where it is (R45), and nobody stores into the tail that is being zeroed (R46).
+//   1. in place: all blocks hold data, inside the size. Shared hold; Inode::mutex for the lookup only;
+//   nothing is committed.
+//   2. else blocks appear. An exclusive hold, since whoever was told "hole" under a shared one must not map
+//   its zero page
+//      after the block is there; translations of zeros are recalled (R18, R19); pins do not matter (P4). A
+//      write that extends the file holds everything from the block of the file's end on: whoever changes the
+//      size does, so sizes change one after the other, an append finds the end where it is (R45), and nobody
+//      stores into the tail that is being zeroed (R46).
 #include <algorithm>
 #include <thread>
 
@@ -49,7 +52,7 @@ class Source {
   std::span<const std::byte> data_;
   const std::size_t size_ = data_.size();
   const std::thread::id caller_;
-  bool returned_ = false;   // these two: the caller's thread only
+  bool returned_ = false;  // these two: the caller's thread only
   bool completed_ = false;
   std::vector<std::byte> copy_;
   std::atomic<bool> ready_{false};
@@ -59,8 +62,14 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
  public:
   WriteOperation(FileSystemImpl& fs, InodeRef inode, const FileSystem::WriteRequest& request,
                  std::function<void(Result<u64>)> done)
-      : fs_(fs), inode_(std::move(inode)), source_(request.data), offset_(request.offset), append_(request.append),
-        sync_(request.sync), caller_(request.caller), done_(std::move(done)) {}
+      : fs_(fs),
+        inode_(std::move(inode)),
+        source_(request.data),
+        offset_(request.offset),
+        append_(request.append),
+        sync_(request.sync),
+        caller_(request.caller),
+        done_(std::move(done)) {}
 
   void start() {
     const Status status = begin();
@@ -84,7 +93,8 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
       if ((slot->flags & format::kFlagSync) != 0) sync_ = true;
       if (!append_ && length_ > 0 && offset_ < size) {
         const FileBlock block = first_block(offset_);
-        PINDAX_ASSIGN(const auto found, visible_extents(ExtentReader(fs_.store(), *slot), *slot, block, block + 1));
+        PINDAX_ASSIGN(const auto found,
+                      visible_extents(ExtentReader(fs_.store(), *slot), *slot, block, block + 1));
         likely_in_place = all_data(fs_, found, block, block + 1);
       }
     }
@@ -108,8 +118,9 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
   }
 
   void take_shared() {
-    fs_.layout().with_shared(*inode_->layout(), block_aligned({offset_, end()}),
-                             [self = shared_from_this()](SharedHold hold) { self->with_shared_hold(std::move(hold)); });
+    fs_.layout().with_shared(
+        *inode_->layout(), block_aligned({offset_, end()}),
+        [self = shared_from_this()](SharedHold hold) { self->with_shared_hold(std::move(hold)); });
   }
 
   void with_shared_hold(SharedHold hold) {
@@ -128,14 +139,16 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
       ReadLock lock(inode_->mutex);
       PINDAX_ASSIGN(const SlotView slot, fs_.read_slot(*inode_));
       if (end() > slot->size_bytes || (!caller_.privileged && has_set_id(*slot))) return {};
-      PINDAX_ASSIGN(extents, visible_extents(ExtentReader(fs_.store(), *slot), *slot, first_block(offset_), end_block(end())));
+      PINDAX_ASSIGN(extents, visible_extents(ExtentReader(fs_.store(), *slot), *slot, first_block(offset_),
+                                             end_block(end())));
     }
     if (!all_data(fs_, extents, first_block(offset_), end_block(end()))) return {};
     *fits = true;
     const std::byte* const data = source_.bytes();
     for (const ExtentInfo& e : extents) {
       const u64 from = std::max(offset_, byte_of(e.file_block)), to = std::min(end(), byte_of(e.file_end()));
-      PINDAX_TRY(overwrite(fs_, block_offset(e.block) + (from - byte_of(e.file_block)), data + (from - offset_), to - from));
+      PINDAX_TRY(overwrite(fs_, block_offset(e.block) + (from - byte_of(e.file_block)),
+                           data + (from - offset_), to - from));
     }
     PINDAX_TRY(finish_overwrite(fs_, *inode_, offset_, length_));
     fs_.note_modified(*inode_);
@@ -186,11 +199,12 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
     return request;
   }
 
-  // Where, from `at` on, translations may show zeros that are about to get contents: behind the block of `at` if that
-  // one holds data.
+  // Where, from `at` on, translations may show zeros that are about to get contents: behind the block of `at`
+  // if that one holds data.
   Result<u64> first_zero_block(const format::Inode& slot, u64 at) {
     const FileBlock block = first_block(at);
-    PINDAX_ASSIGN(const auto extents, visible_extents(ExtentReader(fs_.store(), slot), slot, block, block + 1));
+    PINDAX_ASSIGN(const auto extents,
+                  visible_extents(ExtentReader(fs_.store(), slot), slot, block, block + 1));
     const bool data = !extents.empty() && holds_data(fs_, extents[0]);
     return byte_of(data ? block + 1 : block);
   }
@@ -217,7 +231,8 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
   }
 
   void finish(Status status) {
-    const bool lazy = fs_.media().granularity() == Granularity::kPage || fs_.store().mode() == SyncMode::kPosix;
+    const bool lazy =
+        fs_.media().granularity() == Granularity::kPage || fs_.store().mode() == SyncMode::kPosix;
     if (status.ok() && sync_ && written_ > 0 && lazy) status = fs_.fsync(*inode_, true);
     source_.complete();
     const auto done = std::move(done_);
@@ -244,7 +259,8 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
 
 }  // namespace
 
-void FileSystemImpl::write(InodeRef inode, const WriteRequest& request, std::function<void(Result<u64>)> done) {
+void FileSystemImpl::write(InodeRef inode, const WriteRequest& request,
+                           std::function<void(Result<u64>)> done) {
   std::make_shared<WriteOperation>(*this, std::move(inode), request, std::move(done))->start();
 }
 
@@ -266,7 +282,8 @@ Status FileSystemImpl::write_back(Inode& inode, u64 offset, std::span<const std:
     if (all_data(*this, extents, first_block(offset), end_block(end))) {
       for (const ExtentInfo& e : extents) {
         const u64 from = std::max(offset, byte_of(e.file_block)), to = std::min(end, byte_of(e.file_end()));
-        PINDAX_TRY(overwrite(*this, block_offset(e.block) + (from - byte_of(e.file_block)), data.data() + (from - offset), to - from));
+        PINDAX_TRY(overwrite(*this, block_offset(e.block) + (from - byte_of(e.file_block)),
+                             data.data() + (from - offset), to - from));
       }
       PINDAX_TRY(finish_overwrite(*this, inode, offset, end - offset));
       end = 0;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// What direct mappers need: translations, and a note of their stores. The caller holds the range shared, so that what is
-// looked up here stays true until the grant is on its way (F1).
+// What direct mappers need: translations, and a note of their stores. The caller holds the range shared, so
+// that what is looked up here stays true until the grant is on its way (F1).
 #include <algorithm>
 
 #include "base/steps.h"
@@ -39,15 +39,16 @@ Result<std::vector<Translation>> FileSystemImpl::translate(Inode& inode, ByteRan
       if (for_write) PINDAX_TRY(check_data_change(*slot, false));
       const u64 file_end = round_up(std::min<u64>(slot->size_bytes, format::kMaxFileBytes), kBlockSize);
       const u64 end = std::max(range.begin, std::min(range.end, file_end));
-      PINDAX_ASSIGN(const auto extents, visible_extents(ExtentReader(*store_, *slot), *slot, first_block(range.begin),
-                                                        end_block(end)));
+      PINDAX_ASSIGN(const auto extents, visible_extents(ExtentReader(*store_, *slot), *slot,
+                                                        first_block(range.begin), end_block(end)));
       if (!for_write || all_data(*this, extents, first_block(range.begin), end_block(end))) {
         std::vector<Translation> out;
         u64 at = range.begin;
         for (const ExtentInfo& e : extents) {
           if (!holds_data(*this, e)) continue;
           add_piece(out, Kind::kHole, at, byte_of(e.file_block), {}, false);
-          add_piece(out, Kind::kBlocks, byte_of(e.file_block), byte_of(e.file_end()), block_offset(e.block), !e.shared);
+          add_piece(out, Kind::kBlocks, byte_of(e.file_block), byte_of(e.file_end()), block_offset(e.block),
+                    !e.shared);
           at = byte_of(e.file_end());
         }
         add_piece(out, Kind::kHole, at, end, {}, false);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// A layout change whose ranges depend on the file's size. The size is only certain under the exclusive hold, so the
-// change plans with the size of the moment, and apply() asks for another round if the plan no longer fits.
+// A layout change whose ranges depend on the file's size. The size is only certain under the exclusive hold,
+// so the change plans with the size of the moment, and apply() asks for another round if the plan no longer
+// fits.
 #pragma once
 
 #include <functional>
@@ -15,7 +16,8 @@ class RetriedChange final : public Change, public std::enable_shared_from_this<R
  public:
   // Without locks: what to lock and break, by the file's present state.
   using Plan = std::function<Result<ChangeRequest>()>;
-  // As Layout::change's. Sets *again, having done nothing, if the ranges of the last plan do not cover the change.
+  // As Layout::change's. Sets *again, having done nothing, if the ranges of the last plan do not cover the
+  // change.
   using Apply = std::function<Status(const ChangeGrant&, bool* again)>;
 
   static std::shared_ptr<Change> start(Layout& layout, InodeRef inode, Plan plan, Apply apply,
@@ -27,7 +29,10 @@ class RetriedChange final : public Change, public std::enable_shared_from_this<R
 
  private:
   RetriedChange(Layout& layout, InodeRef inode, Plan plan, Apply apply, std::function<void(Status)> done)
-      : layout_(layout), inode_(std::move(inode)), plan_(std::move(plan)), apply_(std::move(apply)),
+      : layout_(layout),
+        inode_(std::move(inode)),
+        plan_(std::move(plan)),
+        apply_(std::move(apply)),
         done_(std::move(done)) {}
   void round();
   void finish(Status status);

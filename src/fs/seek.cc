@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// size() and seek(). Ranges that the kernel may hold dirty count as data: it does not write them back before it asks.
+// size() and seek(). Ranges that the kernel may hold dirty count as data: it does not write them back before
+// it asks.
 #include <algorithm>
 
 #include "fs/file_data.h"
@@ -23,9 +24,11 @@ Result<u64> FileSystemImpl::seek(Inode& inode, u64 offset, bool data) {
     size = slot->size_bytes;
     if (offset >= size) return Errc::kNoDevice;
     if (const InodeLayout* layout = inode.layout_if_any()) {
-      for (const ByteRange& r : layout_->maybe_dirty(*const_cast<InodeLayout*>(layout))) ranges.emplace(r.begin, r.end);
+      for (const ByteRange& r : layout_->maybe_dirty(*const_cast<InodeLayout*>(layout)))
+        ranges.emplace(r.begin, r.end);
     }
-    // The answer: the first data at or behind the offset, or the first place that neither extents nor dirty pages cover.
+    // The answer: the first data at or behind the offset, or the first place that neither extents nor dirty
+    // pages cover.
     const u64 gap_begin = slot->pending_begin, gap_end = slot->pending_end;
     u64 hole = offset, found = kMaxOffset;
     const auto covered_by_dirty = [&](u64 at) {
@@ -39,15 +42,17 @@ Result<u64> FileSystemImpl::seek(Inode& inode, u64 offset, bool data) {
     for (const auto& [begin, end] : ranges)
       if (end > offset) found = std::min(found, std::max(begin, offset));
     skip_dirty();
-    PINDAX_TRY(ExtentReader(*store_, *slot).scan(first_block(offset), end_block(size), [&](const ExtentInfo& e) {
-      const u64 begin = byte_of(e.file_block), end = byte_of(e.file_end());
-      if (!holds_data(*this, e) || (begin < gap_end && end > gap_begin && gap_begin < gap_end)) return true;
-      found = std::min(found, std::max(begin, offset));
-      if (data || begin > hole) return false;
-      hole = std::max(hole, end);
-      skip_dirty();
-      return true;
-    }));
+    PINDAX_TRY(
+        ExtentReader(*store_, *slot).scan(first_block(offset), end_block(size), [&](const ExtentInfo& e) {
+          const u64 begin = byte_of(e.file_block), end = byte_of(e.file_end());
+          if (!holds_data(*this, e) || (begin < gap_end && end > gap_begin && gap_begin < gap_end))
+            return true;
+          found = std::min(found, std::max(begin, offset));
+          if (data || begin > hole) return false;
+          hole = std::max(hole, end);
+          skip_dirty();
+          return true;
+        }));
     if (data) return found < size ? Result<u64>(found) : Result<u64>(Errc::kNoDevice);
     return std::min(hole, size);
   }

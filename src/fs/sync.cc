@@ -2,10 +2,11 @@
 //
 // fsync(), sync_all(), and what turns provisional extents into lasting ones.
 //
-// fsync takes the unsynced ranges, makes their bytes durable without Inode::mutex, then commits the provisional extents
-// that it saw as written, and makes the journal durable. In between, blocks may leave the file and come back with
-// other contents: Inode::removals tells, and the second look is made with the lock held. A crash on the way leaves
-// extents provisional, that is lost if the host went down, and good if the daemon did.
+// fsync takes the unsynced ranges, makes their bytes durable without Inode::mutex, then commits the
+// provisional extents that it saw as written, and makes the journal durable. In between, blocks may leave the
+// file and come back with other contents: Inode::removals tells, and the second look is made with the lock
+// held. A crash on the way leaves extents provisional, that is lost if the host went down, and good if the
+// daemon did.
 #include <algorithm>
 
 #include "base/steps.h"
@@ -18,7 +19,8 @@ namespace {
 constexpr unsigned kExtentsAtOnce = 16;
 
 // The extents under the ranges, in order.
-Result<std::vector<ExtentInfo>> extents_under(FileSystemImpl& fs, const format::Inode& slot, const Inode::Ranges& ranges) {
+Result<std::vector<ExtentInfo>> extents_under(FileSystemImpl& fs, const format::Inode& slot,
+                                              const Inode::Ranges& ranges) {
   std::vector<ExtentInfo> out;
   FileBlock done{0};  // ranges may meet inside a block
   for (const auto& [begin, end] : ranges) {
@@ -33,12 +35,14 @@ Result<std::vector<ExtentInfo>> extents_under(FileSystemImpl& fs, const format::
 }
 
 Status make_durable(FileSystemImpl& fs, const std::vector<ExtentInfo>& extents) {
-  for (const ExtentInfo& e : extents) PINDAX_TRY(fs.media().flush(block_offset(e.block), u64{e.length} << kBlockShift));
+  for (const ExtentInfo& e : extents)
+    PINDAX_TRY(fs.media().flush(block_offset(e.block), u64{e.length} << kBlockShift));
   return extents.empty() ? Status() : fs.media().drain();
 }
 
 // Commits those of the extents that are provisional as written.
-Status settle(FileSystemImpl& fs, Inode& inode, const std::vector<ExtentInfo>& extents) REQUIRES(inode.mutex) {
+Status settle(FileSystemImpl& fs, Inode& inode, const std::vector<ExtentInfo>& extents)
+    REQUIRES(inode.mutex) {
   auto it = extents.begin();
   const auto skip = [&] {
     while (it != extents.end() && it->state != ExtentState::kProvisional) ++it;

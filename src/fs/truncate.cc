@@ -2,16 +2,16 @@
 //
 // truncate(), and taking blocks out of a file.
 //
-// A shrink locks and breaks from the block that holds the new end, as the kernel's dax_layout_busy_page_range() does:
-// the cut block stays in the file, but its bytes behind the end are about to vanish under whoever pins it or
-// has it in a page cache. The size commits first and the cut block's tail is zeroed after: a crash in between leaves old
-// bytes behind the end only, and every extension zeros those before it commits.
-// Growing locks from the block of the old end, zeros its tail and breaks nothing; translations of what lay beyond the end are
-// recalled.
+// A shrink locks and breaks from the block that holds the new end, as the kernel's
+// dax_layout_busy_page_range() does: the cut block stays in the file, but its bytes behind the end are about
+// to vanish under whoever pins it or has it in a page cache. The size commits first and the cut block's tail
+// is zeroed after: a crash in between leaves old bytes behind the end only, and every extension zeros those
+// before it commits. Growing locks from the block of the old end, zeros its tail and breaks nothing;
+// translations of what lay beyond the end are recalled.
 //
 // Blocks leave in transactions that fit into a record. If there are several, the first commits the meaning:
-// size and pending_begin/pending_end, and the inode joins the orphan list; the last one takes it off. Recovery, or the next
-// store into the range, finishes what a crash cut short.
+// size and pending_begin/pending_end, and the inode joins the orphan list; the last one takes it off.
+// Recovery, or the next store into the range, finishes what a crash cut short.
 #include <algorithm>
 
 #include "base/steps.h"
@@ -28,7 +28,8 @@ constexpr unsigned kMostExtents = 512;   // in one transaction
 // Gives the run to free space or quarantine, as the grant says.
 class RunReleaser {
  public:
-  RunReleaser(FileSystemImpl& fs, Transaction& tx, const ChangeGrant& grant) : fs_(fs), tx_(tx), grant_(grant) {}
+  RunReleaser(FileSystemImpl& fs, Transaction& tx, const ChangeGrant& grant)
+      : fs_(fs), tx_(tx), grant_(grant) {}
 
   Status release(const ExtentInfo& e) {
     u64 at = byte_of(e.file_block);
@@ -62,7 +63,8 @@ class RunReleaser {
 
  private:
   Status quarantine(const ExtentInfo& part) {
-    PINDAX_TRY(fs_.allocator().quarantine(tx_, BlockRun{part.block, part.length}, format::QuarantineReason::kPinned));
+    PINDAX_TRY(fs_.allocator().quarantine(tx_, BlockRun{part.block, part.length},
+                                          format::QuarantineReason::kPinned));
     if (!grant_.quarantined) return {};
     tx_.on_commit([tell = grant_.quarantined, part](Lsn) {
       tell({byte_of(part.file_block), byte_of(part.file_end())}, part.block.value, part.length);
@@ -81,8 +83,8 @@ void set_pending(format::Inode& slot, u64 begin, u64 end) {
 }
 
 // One step of freeing the pending range; joins or leaves the orphan list as needed. True: something remains.
-Result<bool> free_step(FileSystemImpl& fs, Transaction& tx, Inode& inode, format::Inode& slot, u64 begin, u64 end,
-                       const ChangeGrant& grant) {
+Result<bool> free_step(FileSystemImpl& fs, Transaction& tx, Inode& inode, format::Inode& slot, u64 begin,
+                       u64 end, const ChangeGrant& grant) {
   const bool was_orphan = belongs_to_orphans(slot);
   // The list's lock comes before the quarantine's. Inline extents never need a second step.
   if (was_orphan || slot.data_kind == static_cast<u16>(format::DataKind::kTree)) fs.lock_orphans(tx);
@@ -119,8 +121,8 @@ Result<bool> FileSystemImpl::free_file_range_step(Transaction& tx, Inode& inode,
 
 namespace {
 
-// Frees what a former mount left pending. Locked throughout, as remove_range(): so whoever sees a pending range under the
-// lock knows that nobody is at work on it with a grant of his own.
+// Frees what a former mount left pending. Locked throughout, as remove_range(): so whoever sees a pending
+// range under the lock knows that nobody is at work on it with a grant of his own.
 Status finish_pending_locked(FileSystemImpl& fs, Inode& inode) REQUIRES(inode.mutex) {
   ChangeGrant grant;
   grant.was_mapped = fs.layout().ever_mapped(*inode.layout());
@@ -276,7 +278,8 @@ ChangeRequest make_change_request(FileSystemImpl& fs, const format::Inode& slot,
   const bool has_own = own > BusyPolicy::kInherit && own <= BusyPolicy::kEvict;
   request.policy = has_own ? own : mount.policy;
   request.deadline = has_own ? std::nullopt : mount.deadline;
-  if (has_own && slot.busy_deadline_ms != 0) request.deadline = std::chrono::milliseconds(slot.busy_deadline_ms);
+  if (has_own && slot.busy_deadline_ms != 0)
+    request.deadline = std::chrono::milliseconds(slot.busy_deadline_ms);
   if (context.policy && *context.policy != BusyPolicy::kInherit) {
     request.policy = *context.policy;
     request.deadline = std::nullopt;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Random operations on a few files against models, with daemons that die and hosts that crash, and from several threads.
+// Random operations on a few files against models, with daemons that die and hosts that crash, and from
+// several threads.
 #include <fcntl.h>
 #include <linux/falloc.h>
 
@@ -40,8 +41,12 @@ struct Fuzz {
     const u64 at = below(kMaxSize);
     return below(3) == 0 ? round_down(at, kBlockSize) + below(3) : at;
   }
-  u64 length() { return below(3) == 0 ? below(10 * kBlockSize) : below(2) == 0 ? 1 + below(100) : kBlockSize * below(20); }
-  std::string data(unsigned file, u64 n) { return std::string(n, static_cast<char>(1 + 60 * file + below(60))); }
+  u64 length() {
+    return below(3) == 0 ? below(10 * kBlockSize) : below(2) == 0 ? 1 + below(100) : kBlockSize * below(20);
+  }
+  std::string data(unsigned file, u64 n) {
+    return std::string(n, static_cast<char>(1 + 60 * file + below(60)));
+  }
 
   void step() {
     const unsigned i = static_cast<unsigned>(below(kFiles));
@@ -51,13 +56,18 @@ struct Fuzz {
     const unsigned what = static_cast<unsigned>(below(20));
     if (what < 14) stable[i] = false;
     switch (what) {
-      case 0: case 1: case 2: case 3: case 4: {
+      case 0:
+      case 1:
+      case 2:
+      case 3:
+      case 4: {
         const std::string d = data(i, n);
         REQUIRE(w.write(f, at, d).value() == n);
         m.write(at, d);
         break;
       }
-      case 5: case 6: {
+      case 5:
+      case 6: {
         const std::string d = data(i, below(9000));
         if (m.bytes.size() > kMaxSize) break;
         REQUIRE(w.append(f, d).value() == d.size());
@@ -70,12 +80,14 @@ struct Fuzz {
         m.bytes.resize(size);
         break;
       }
-      case 8: case 9:
+      case 8:
+      case 9:
         if (n == 0) break;
         REQUIRE(w.fallocate(f, kPunch, at, n).ok());
         m.zero(at, at + n);
         break;
-      case 10: case 11: {
+      case 10:
+      case 11: {
         if (n == 0) break;
         const bool keep = below(2) == 0;
         REQUIRE(w.fallocate(f, FALLOC_FL_ZERO_RANGE | (keep ? FALLOC_FL_KEEP_SIZE : 0), at, n).ok());
@@ -83,7 +95,8 @@ struct Fuzz {
         m.zero(at, at + n);
         break;
       }
-      case 12: case 13: {
+      case 12:
+      case 13: {
         if (n == 0) break;
         const bool keep = below(2) == 0;
         REQUIRE(w.fallocate(f, keep ? FALLOC_FL_KEEP_SIZE : 0, at, n).ok());
@@ -96,8 +109,12 @@ struct Fuzz {
         stable[i] = true;
         break;
       }
-      case 15: check_seek(i, at); break;
-      case 16: check_translation(i, at, n); break;
+      case 15:
+        check_seek(i, at);
+        break;
+      case 16:
+        check_translation(i, at, n);
+        break;
       default: {
         const std::string expected = at < m.bytes.size() ? m.bytes.substr(at, n) : "";
         REQUIRE(w.read(f, at, n).value() == expected);
@@ -162,9 +179,10 @@ struct Fuzz {
       if (k == 0) continue;
       const auto &a = extents[k - 1], &b = extents[k];
       REQUIRE(a.file_end() <= b.file_block);
-      const bool contiguous = a.file_end() == b.file_block && a.block + a.length == b.block && a.state == b.state &&
-                              a.epoch == b.epoch &&
-                              w.fs().store().geometry().ag_of(a.block) == w.fs().store().geometry().ag_of(b.block);
+      const bool contiguous =
+          a.file_end() == b.file_block && a.block + a.length == b.block && a.state == b.state &&
+          a.epoch == b.epoch &&
+          w.fs().store().geometry().ag_of(a.block) == w.fs().store().geometry().ag_of(b.block);
       REQUIRE_FALSE(contiguous);
     }
     const auto slot = w.slot(files[i]);
@@ -306,13 +324,27 @@ TEST_CASE("fs: readers, writers, truncaters, punchers and fsyncs of one file at 
           const u64 at = random() % 500000, n = 1 + random() % 40000;
           bool ok = true;
           switch (random() % 8) {
-            case 0: ok = w.truncate(f, at).ok(); break;
-            case 1: ok = w.fallocate(f, kPunch, at, n).ok(); break;
-            case 2: ok = w.fs().fsync(*f, false).ok(); break;
-            case 3: ok = w.write(other, at, std::string(n, 'o')).ok(); break;
-            case 4: ok = w.truncate(other, at).ok(); break;
-            case 5: ok = w.write(f, at, std::string(n, 'f')).ok(); break;
-            case 6: ok = w.append(f, std::string(n % 5000, 'f')).ok(); break;
+            case 0:
+              ok = w.truncate(f, at).ok();
+              break;
+            case 1:
+              ok = w.fallocate(f, kPunch, at, n).ok();
+              break;
+            case 2:
+              ok = w.fs().fsync(*f, false).ok();
+              break;
+            case 3:
+              ok = w.write(other, at, std::string(n, 'o')).ok();
+              break;
+            case 4:
+              ok = w.truncate(other, at).ok();
+              break;
+            case 5:
+              ok = w.write(f, at, std::string(n, 'f')).ok();
+              break;
+            case 6:
+              ok = w.append(f, std::string(n % 5000, 'f')).ok();
+              break;
             default: {
               const auto r = w.read(f, at, n);
               ok = r.ok();

@@ -17,7 +17,9 @@ T wait_for(Start start) {
   return future.get();
 }
 
-std::span<const std::byte> bytes_of(std::string_view s) { return std::as_bytes(std::span(s.data(), s.size())); }
+std::span<const std::byte> bytes_of(std::string_view s) {
+  return std::as_bytes(std::span(s.data(), s.size()));
+}
 
 Result<std::string> joined(Result<const FileSystem::ReadPieces*> pieces) {
   if (!pieces.ok()) return pieces.status();
@@ -36,7 +38,8 @@ u64 choose_seed() {
   return seed;
 }
 
-// ---- LossyMedia ---------------------------------------------------------------------------------------------------
+// ---- LossyMedia
+// ---------------------------------------------------------------------------------------------------
 
 LossyMedia::LossyMedia(u64 size, u64 seed)
     : inner_(make_memory_media(size, Granularity::kPage)), durable_(size), random_(seed) {}
@@ -98,7 +101,8 @@ void LossyMedia::crash() {
   dirty_.clear();
 }
 
-// ---- World --------------------------------------------------------------------------------------------------------
+// ---- World
+// --------------------------------------------------------------------------------------------------------
 
 World::World(u64 bytes, Granularity granularity, SyncMode mode)
     : World(make_memory_media(bytes, granularity), mode) {}
@@ -168,7 +172,8 @@ Result<u64> World::append(const InodeRef& inode, std::string_view data) {
 
 Result<std::string> World::read(const InodeRef& inode, u64 offset, u64 length) {
   return wait_for<Result<std::string>>([&](auto done) {
-    fs_->read(inode, offset, length, [done](Result<const FileSystem::ReadPieces*> p) { done(joined(std::move(p))); });
+    fs_->read(inode, offset, length,
+              [done](Result<const FileSystem::ReadPieces*> p) { done(joined(std::move(p))); });
   });
 }
 

@@ -19,8 +19,8 @@ namespace pindax::test {
 // A seed from PINDAX_SEED, or a new one; printed, so that a failure can be run again.
 u64 choose_seed();
 
-// A page-granular pool whose host may crash: pages that were not flushed are lost, unless the host happened to write
-// them back, which it does at random moments.
+// A page-granular pool whose host may crash: pages that were not flushed are lost, unless the host happened
+// to write them back, which it does at random moments.
 class LossyMedia final : public Media {
  public:
   LossyMedia(u64 size, u64 seed);

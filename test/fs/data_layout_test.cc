@@ -113,7 +113,8 @@ TEST_CASE("fs: [R1] a punch of pinned blocks waits, and frees them when the pin 
   CHECK(c.port->recalls() > 0);
 }
 
-TEST_CASE("fs: [R13] pins right before and behind a punched range do not hold it up, one on its last page does") {
+TEST_CASE(
+    "fs: [R13] pins right before and behind a punched range do not hold it up, one on its last page does") {
   World w;
   auto f = w.create("f");
   REQUIRE(w.write(f, 0, text('x', 8 * kBlockSize)).ok());
@@ -173,7 +174,9 @@ TEST_CASE("fs: [R9] an interrupted or refused truncate leaves size, blocks and t
   c.port->unpin(slot);
 }
 
-TEST_CASE("fs: [R19] a write into a hole that a client reads as zeros takes the zeros away first; a pin of it does not matter") {
+TEST_CASE(
+    "fs: [R19] a write into a hole that a client reads as zeros takes the zeros away first; a pin of it does "
+    "not matter") {
   World w;
   auto f = w.create("f");
   REQUIRE(w.truncate(f, 8 * kBlockSize).ok());
@@ -191,7 +194,8 @@ TEST_CASE("fs: [R19] a write into a hole that a client reads as zeros takes the 
   std::fill(data.begin(), data.end(), '?');  // it was queued, so it has a copy
   REQUIRE(eventually([&] { return c.port->recalls() > 0; }));
   CHECK(future.wait_for(std::chrono::milliseconds(30)) == std::future_status::timeout);
-  while (c.port->acknowledge_next()) {}
+  while (c.port->acknowledge_next()) {
+  }
   c.port->auto_ack = true;
   REQUIRE(future.wait_for(std::chrono::seconds(10)) == std::future_status::ready);
   CHECK(future.get().value() == 100);
@@ -214,7 +218,9 @@ TEST_CASE("fs: a write in place disturbs neither pins nor translations") {
   c.port->unpin(slot);
 }
 
-TEST_CASE("fs: with policy quarantine a truncate completes at once, and pinned blocks rest until the pin ends [R32]") {
+TEST_CASE(
+    "fs: with policy quarantine a truncate completes at once, and pinned blocks rest until the pin ends "
+    "[R32]") {
   World w(16u << 20);
   auto f = w.create("f");
   const u64 free_at_start = w.free_blocks();
@@ -234,7 +240,8 @@ TEST_CASE("fs: with policy quarantine a truncate completes at once, and pinned b
   // Nobody gets them: what the pin shows stays.
   auto g = w.create("g");
   REQUIRE(w.fs().allocator().reclaim().ok());
-  while (w.append(g, text('g', 1u << 20)).ok()) {}
+  while (w.append(g, text('g', 1u << 20)).ok()) {
+  }
   CHECK(*w.media().view(t.at(0).pool_offset + 3 * kBlockSize, 1) == std::byte{'q'});
   CHECK(w.append(g, "g").code() == Errc::kNoSpace);
   c.port->unpin(slot);

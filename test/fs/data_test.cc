@@ -54,7 +54,8 @@ TEST_CASE("fs: data, size and blocks survive kill -9 of the daemon without an fs
 TEST_CASE("fs: a large sequential file is one extent, merged as it grows") {
   World w(64u << 20);
   auto f = w.create("f");
-  for (int i = 0; i < 64; ++i) CHECK(w.append(f, text(static_cast<char>('a' + i % 26), 4096)).value() == 4096);
+  for (int i = 0; i < 64; ++i)
+    CHECK(w.append(f, text(static_cast<char>('a' + i % 26), 4096)).value() == 4096);
   CHECK(w.extents(f).size() == 1);
   CHECK(w.slot(f).blocks == 64);
 }
@@ -307,7 +308,8 @@ TEST_CASE("fs: seek tells data from holes; unwritten blocks are holes") {
   CHECK(fs.seek(*f, 12 * kBlockSize, true).code() == Errc::kNoDevice);
 }
 
-TEST_CASE("fs: a write by an unprivileged caller clears the set-id bits, one by a privileged caller does not") {
+TEST_CASE(
+    "fs: a write by an unprivileged caller clears the set-id bits, one by a privileged caller does not") {
   World w;
   auto f = w.create("f");
   REQUIRE(w.write(f, 0, "x").ok());
@@ -384,7 +386,8 @@ TEST_CASE("fs: a fill for a writable handle gives holes their blocks, or says th
   CHECK(w.fs().size(*f).value() == 3 * kBlockSize - 100);
   CHECK(w.read(f, 2 * kBlockSize, kBlockSize).value() == text('p', kBlockSize - 100));
   auto g = w.create("g");
-  while (w.append(g, text('g', 1u << 20)).ok()) {}
+  while (w.append(g, text('g', 1u << 20)).ok()) {
+  }
   CHECK(w.fill(f, 0, kBlockSize, true).status().code() == Errc::kNoSpace);
 }
 
@@ -405,7 +408,8 @@ TEST_CASE("fs: posix mode commits new blocks as provisional, and fsync settles t
   for (const auto& e : w.extents(f)) CHECK(e.state == ExtentState::kWritten);
 }
 
-TEST_CASE("fs: provisional data is good after kill -9, zeros after a crash of the host, also if written to again") {
+TEST_CASE(
+    "fs: provisional data is good after kill -9, zeros after a crash of the host, also if written to again") {
   World w(32u << 20, Granularity::kPage, SyncMode::kPosix);
   auto f = w.create("f");
   REQUIRE(w.write(f, 0, text('s', 4096)).ok());
