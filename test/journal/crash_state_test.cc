@@ -43,7 +43,7 @@ TEST_CASE("crash state: a store is undecided until it is flushed and drained") {
   REQUIRE(media.drain().ok());
   CrashState state = rec.state();
   CHECK(state.units().empty());
-  for (u64 events : {1, 2}) {
+  for (u64 events = 1; events <= 2; ++events) {
     state.advance_to(events);
     CHECK(state.units().size() == 1);
     CHECK(word(*state.image(lose_all()), 0) == 0);
