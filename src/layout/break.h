@@ -64,6 +64,7 @@ class Break final : public Change, public Wakeable, public std::enable_shared_fr
   static std::shared_ptr<Break> fault(std::shared_ptr<InodeLayout> inode, std::shared_ptr<Mapping> mapping, ByteRange range,
                                       bool write, Go go);
   Break(std::shared_ptr<InodeLayout> inode, Kind kind, const ChangeRequest& request);
+  ~Break() override { core_.remove(*this); }
 
   void begin();
   void interrupt() override;

@@ -86,7 +86,7 @@ bool LayoutImpl::in_use(const InodeLayout& inode) const {
   }
   for (const auto& m : removed) in.purge(m);
   MutexLock lock(in.mutex);
-  return !in.mappings.empty() || !in.breaks.empty() || !in.queued_pins.empty();
+  return !in.mappings.empty() || !in.breaks.empty() || !in.queued_pins.empty() || !in.held_back.empty();
 }
 
 }  // namespace pindax

@@ -49,7 +49,8 @@ std::vector<PinRow> pins_of(ClientState& client) {
 std::vector<std::shared_ptr<Break>> LayoutImpl::operations() {
   std::vector<std::shared_ptr<Break>> all;
   MutexLock lock(core_->mutex);
-  for (const auto& [id, b] : core_->operations) all.push_back(b->shared_from_this());
+  for (const auto& [id, b] : core_->operations)
+    if (auto strong = b->weak_from_this().lock()) all.push_back(std::move(strong));
   return all;
 }
 
