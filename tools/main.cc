@@ -22,6 +22,7 @@ int main(int argc, char** argv) {
   add_umount(commands);
   add_fsck(commands);
   add_info(commands);
+  add_dump(commands);
   add_pins(commands);
   add_clients(commands);
   add_waiters(commands);
