@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Bad input: each a clear one-line error, a documented exit code, no hang, nothing lost."""
+import errno
 import os
 import shutil
 import signal
@@ -56,6 +57,57 @@ def test_corrupt_superblock(m):
     poke(0, good)
     poke(65536, second)
     m.mount()
+
+
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+@options(mounted=False)
+def test_foreign_version_and_features(m):
+    """another format version or an unknown incompat feature refuses the mount, an unknown ro_compat feature the writing"""
+    with open(m.pool, "r+b") as f:
+        for at, width, value, says in ((8, 4, 99, "version"), (48, 8, 1 << 40, "feature"), (40, 8, 1 << 40, None)):
+            saved = []
+            for offset in (0, 65536):
+                f.seek(offset)
+                block = bytearray(f.read(4096))
+                saved.append(bytes(block))
+                block[at:at + width] = value.to_bytes(width, "little")
+                block[4092:] = struct.pack("<I", crc32c(block[:4092]))
+                f.seek(offset)
+                f.write(block)
+            f.flush()
+            if says:
+                refused(PINDAX, "mount", m.pool, m.path, says=[says])
+            else:
+                refused(PINDAX, "mount", m.pool, m.path, says=["read-only"])
+                m.mount(options="ro")
+                try:
+                    (m.path / "x").touch()
+                    raise Failed("a pool with an unknown ro_compat feature was written")
+                except OSError as error:
+                    check_equal(error.errno, errno.EROFS)
+                m.umount()
+            for offset, block in zip((0, 65536), saved):
+                f.seek(offset)
+                f.write(block)
+            f.flush()
+    m.mount()
+
+
+@options(mounted=False)
+def test_no_permission(m):
+    """a user who may not open the pool gets told so"""
+    os.chmod(m.pool, 0o600)
+    for command in ("info", "fsck", "mount"):
+        args = [PINDAX, command, m.pool] + ([m.path] if command == "mount" else [])
+        refused("setpriv", "--reuid", "12345", "--regid", "12345", "--clear-groups", *args, says=["ermission denied"])
 
 
 @options(mounted=False)
