@@ -80,7 +80,7 @@ struct ChangeRow {
   ByteRange range;
   Requester requester;
   BusyPolicy policy = BusyPolicy::kWait;
-  std::string phase;  // "queued", "waiting for pins", "recalling", "applying"
+  std::string phase;  // "queued", "scanning", "waiting for pins", "recalling", "parked", "applying"
   u64 waiting_ns = 0;
   u64 scans = 0;
   u64 retries = 0;

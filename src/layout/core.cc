@@ -58,16 +58,30 @@ std::vector<std::shared_ptr<ClientState>> Core::all_clients() {
 void Core::client_gone(ClientState& client) {
   if (client.gone.exchange(true)) return;
   PINDAX_STEP("layout.client_gone");
-  std::vector<std::shared_ptr<Mapping>> mappings;
+  std::map<u32, std::shared_ptr<Mapping>> mappings;
   {
     MutexLock lock(client.mutex);
-    for (const auto& [id, m] : client.mappings) mappings.push_back(m);
+    mappings = client.mappings;
     client.message_pins.clear();
     client.episodes.clear();
   }
+  // What it had pinned counts as translated until its memory is gone, as if a recall of it were under way: a device may be
+  // at work there although nothing is mapped any more.
+  auto outlives = [&](Mapping& m, ByteRange r) REQUIRES(m.inode->mutex) {
+    const ByteRange range = intersect(block_aligned(r), m.range);
+    if (!range.empty()) m.pending.push_back({new_id(), range, false, Clock::now() + options.recall_deadline});
+  };
+  scan_slots(*client.port, [&](const SeenPin& pin, bool&) {
+    const auto it = mappings.find(pin.mapping);
+    if (pin.unstable || it == mappings.end()) return true;
+    MutexLock lock(it->second->inode->mutex);
+    outlives(*it->second, pin.range);
+    return true;
+  });
   std::vector<std::shared_ptr<SlowPin>> pins;
-  for (const auto& m : mappings) {
+  for (const auto& [id, m] : mappings) {
     MutexLock lock(m->inode->mutex);
+    for (const auto& [pin, p] : m->message_pins) outlives(*m, p.range);
     m->message_pins.clear();
     for (const auto& p : m->inode->queued_pins)
       if (&p->client() == &client) pins.push_back(p);

@@ -93,8 +93,8 @@ void HeldBack::check() {
         if (!m.removed && !m.client->gone.load()) m.send_recall({spec_.range}, false);
       }
       if (m.pending_in(spec_.range)) return;
-      // Dead without acknowledgement: what it had translated may still be stored through (D1).
-      if (m.client->gone.load() && !m.removed) return;
+      // Dead: what it had translated or pinned may still be stored to (D1).
+      if (m.client->gone.load()) return;
     }
     released_ = release = true;
     inode.held_back.remove_if([this](const std::shared_ptr<HeldBack>& h) { return h.get() == this; });
