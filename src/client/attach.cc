@@ -7,7 +7,6 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 
 #include <cerrno>
 #include <cstring>
@@ -19,6 +18,7 @@
 #include "client/mapping.h"
 #include "client/slots.h"
 #include "proto/mount_ioctl.h"
+#include "proto/packet.h"
 
 using namespace pindax;
 using namespace pindax::client;
@@ -26,14 +26,10 @@ using namespace pindax::client;
 namespace {
 
 int connect_to(pindax_client& c, const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof(address.sun_path)) return fail(ENAMETOOLONG, "the path of a socket may have 107 bytes: " + path);
-  std::memcpy(address.sun_path, path.data(), path.size());
-  c.socket.reset(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-  if (!c.socket) return fail_errno("socket");
-  if (::connect(c.socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0) return 0;
-  if (errno == ENOENT || errno == ECONNREFUSED) return fail(ENOTCONN, "no daemon listens at " + path);
+  const int err = proto::connect_socket(path, c.socket);
+  if (err == 0) return 0;
+  if (err == ENOENT || err == ECONNREFUSED) return fail(ENOTCONN, "no daemon listens at " + path);
+  errno = err;
   return fail_errno(path);
 }
 
@@ -54,27 +50,9 @@ int find_daemon(pindax_client& c, const char* where, proto::TokenReply& token) {
 // The first exchange, before there is a service thread.
 int receive_welcome(pindax_client& c, std::string& pool_path) {
   std::vector<char> packet(proto::kMaxMessageBytes);
-  iovec iov{packet.data(), packet.size()};
-  alignas(cmsghdr) char control[CMSG_SPACE(4 * sizeof(int))];
-  msghdr message{};
-  message.msg_iov = &iov;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof(control);
-  ssize_t n;
-  do n = ::recvmsg(c.socket.get(), &message, MSG_CMSG_CLOEXEC);
-  while (n < 0 && errno == EINTR);
+  UniqueFd passed[proto::kMaxDescriptors];
+  const long n = proto::receive_packet(c.socket.get(), packet.data(), packet.size(), passed);
   if (n <= 0) return fail(ENOTCONN, "the daemon closed the connection");
-  UniqueFd passed[4];
-  unsigned count = 0;
-  for (cmsghdr* m = CMSG_FIRSTHDR(&message); m != nullptr; m = CMSG_NXTHDR(&message, m)) {
-    if (m->cmsg_level != SOL_SOCKET || m->cmsg_type != SCM_RIGHTS) continue;
-    for (std::size_t at = 0; at + sizeof(int) <= m->cmsg_len - CMSG_LEN(0) && count < 4; at += sizeof(int)) {
-      int fd;
-      std::memcpy(&fd, CMSG_DATA(m) + at, sizeof(int));
-      passed[count++].reset(fd);
-    }
-  }
   constexpr std::size_t kFront = sizeof(proto::Header) + sizeof(proto::ReplyBody);
   const auto length = static_cast<std::size_t>(n);
   if (length < kFront) return fail(EPROTO, "the daemon's welcome is too short");
@@ -91,9 +69,9 @@ int receive_welcome(pindax_client& c, std::string& pool_path) {
   const char* text = packet.data() + kFront + sizeof(c.welcome);
   pool_path.assign(text, c.welcome.pool_path_bytes);
   c.mount_path.assign(text + c.welcome.pool_path_bytes, c.welcome.mount_path_bytes);
-  if (count < 1) return fail(EPROTO, "the daemon sent no gates");
+  if (!passed[0]) return fail(EPROTO, "the daemon sent no gates");
   c.gate_memory = std::move(passed[0]);
-  if ((c.welcome.flags & proto::kWelcomeShareUserfaultfd) != 0 && count > 1) c.passed_device = std::move(passed[1]);
+  if ((c.welcome.flags & proto::kWelcomeShareUserfaultfd) != 0) c.passed_device = std::move(passed[1]);
   return 0;
 }
 

@@ -3,15 +3,14 @@
 // The service thread: carries out what the daemon's FIFO says, in its order (F1), and acknowledges recalls after the translations
 // are gone. Its head comment in client.h says what it must not do (F3).
 #include <pthread.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <cstring>
 
 #include "client/client.h"
 #include "client/leases.h"
 #include "client/mapping.h"
+#include "proto/packet.h"
 
 using namespace pindax;
 using namespace pindax::client;
@@ -25,31 +24,6 @@ bool take(const std::byte* packet, std::size_t length, Body& body) {
   return true;
 }
 
-// Receives one packet without descriptors; a descriptor that comes along is closed. 0: the daemon is gone.
-std::size_t receive(int fd, std::byte* buffer, std::size_t capacity) {
-  for (;;) {
-    iovec iov{buffer, capacity};
-    alignas(cmsghdr) char control[CMSG_SPACE(4 * sizeof(int))];
-    msghdr message{};
-    message.msg_iov = &iov;
-    message.msg_iovlen = 1;
-    message.msg_control = control;
-    message.msg_controllen = sizeof(control);
-    const ssize_t n = ::recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return 0;
-    for (cmsghdr* c = CMSG_FIRSTHDR(&message); c != nullptr; c = CMSG_NXTHDR(&message, c)) {
-      if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
-      for (std::size_t at = 0; at + sizeof(int) <= c->cmsg_len - CMSG_LEN(0); at += sizeof(int)) {
-        int passed;
-        std::memcpy(&passed, CMSG_DATA(c) + at, sizeof(int));
-        ::close(passed);
-      }
-    }
-    return static_cast<std::size_t>(n);
-  }
-}
-
 }  // namespace
 
 pindax_mapping* pindax_client::mapping_by_id(u32 id) { return id < by_id.size() ? by_id[id] : nullptr; }
@@ -58,8 +32,9 @@ void pindax_client::run_service() {
   ::pthread_setname_np(::pthread_self(), "pindax-service");
   alignas(8) static thread_local std::byte packet[proto::kMaxMessageBytes];
   for (;;) {
-    const std::size_t length = receive(socket.get(), packet, sizeof(packet));
-    if (length == 0) break;
+    const long received = proto::receive_packet(socket.get(), packet, sizeof(packet), nullptr);
+    if (received <= 0) break;
+    const auto length = static_cast<std::size_t>(received);
     proto::Header header;
     if (length < sizeof(header)) continue;
     std::memcpy(&header, packet, sizeof(header));

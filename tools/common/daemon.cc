@@ -6,7 +6,6 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 
 #include <cerrno>
 #include <climits>
@@ -14,6 +13,7 @@
 #include <cstring>
 
 #include "proto/mount_ioctl.h"
+#include "proto/packet.h"
 
 namespace pindax::tools {
 namespace {
@@ -23,45 +23,21 @@ Status system_error(const std::string& what) {
 }
 
 Result<UniqueFd> connect_socket(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof(address.sun_path))
-    return Status(Errc::kNameTooLong, fmt::format("{}: the path of a socket may have {} bytes", path, sizeof(address.sun_path) - 1));
-  std::memcpy(address.sun_path, path.data(), path.size());
-  UniqueFd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-  if (!fd) return system_error("socket");
-  if (::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) {
-    if (errno == ECONNREFUSED || errno == ENOENT)
-      return Status(Errc::kNotConnected, fmt::format("{}: no daemon listens there", path));
-    return system_error(path);
-  }
-  return fd;
+  UniqueFd fd;
+  const int err = proto::connect_socket(path, fd);
+  if (err == 0) return fd;
+  if (err == ECONNREFUSED || err == ENOENT) return Status(Errc::kNotConnected, fmt::format("{}: no daemon listens there", path));
+  return Status(from_errno(err), fmt::format("{}: {}", path, std::strerror(err)));
 }
 
 // Receives one packet; a descriptor that comes with it goes to `passed`.
 Result<std::vector<char>> receive(int fd, UniqueFd& passed) {
   std::vector<char> packet(proto::kMaxMessageBytes);
-  iovec iov{packet.data(), packet.size()};
-  alignas(cmsghdr) char control[CMSG_SPACE(4 * sizeof(int))];
-  msghdr message{};
-  message.msg_iov = &iov;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof(control);
-  ssize_t n;
-  do n = ::recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
-  while (n < 0 && errno == EINTR);
-  if (n < 0) return system_error("daemon");
+  UniqueFd descriptors[proto::kMaxDescriptors];
+  const long n = proto::receive_packet(fd, packet.data(), packet.size(), descriptors);
+  if (n < 0) return Status(from_errno(static_cast<int>(-n)), "daemon: " + std::string(std::strerror(static_cast<int>(-n))));
   if (n == 0) return Status(Errc::kNotConnected, "the daemon closed the connection");
-  for (cmsghdr* c = CMSG_FIRSTHDR(&message); c != nullptr; c = CMSG_NXTHDR(&message, c)) {
-    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
-    const std::size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    for (std::size_t i = 0; i < count; ++i) {
-      int received;
-      std::memcpy(&received, CMSG_DATA(c) + i * sizeof(int), sizeof(int));
-      passed.reset(received);
-    }
-  }
+  passed = std::move(descriptors[0]);
   packet.resize(static_cast<std::size_t>(n));
   return packet;
 }
