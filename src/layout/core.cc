@@ -67,7 +67,7 @@ void Core::client_gone(ClientState& client) {
   }
   // What it had pinned counts as translated until its memory is gone, as if a recall of it were under way: a device may be
   // at work there although nothing is mapped any more.
-  auto outlives = [&](Mapping& m, ByteRange r) REQUIRES(m.inode->mutex) {
+  auto outlives = [&](Mapping& m, ByteRange r) {  // its inode's mutex is held
     const ByteRange range = intersect(block_aligned(r), m.range);
     if (!range.empty()) m.pending.push_back({new_id(), range, false, Clock::now() + options.recall_deadline});
   };
