@@ -7,6 +7,8 @@
 #include <cstdlib>
 #include <random>
 
+#include <vector>
+
 #include "alloc/allocator.h"
 #include "catch.h"
 #include "pmem/pool_media.h"
@@ -82,6 +84,10 @@ struct AllocBench {
     return *run;
   }
   BlockRun take(u64 wanted) { return take(AllocateRequest{.wanted = wanted}); }
+  // Takes every block that is left, the reserve too.
+  void fill(std::vector<BlockRun>& runs) {
+    while (alloc->summary().free_blocks != 0) runs.push_back(take({.wanted = 1000, .use = BlockUse::kMetadata}));
+  }
   void give(BlockRun run, bool mapped = false) {
     Transaction tx(*store);
     alloc->free(tx, run, mapped);
