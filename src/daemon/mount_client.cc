@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <climits>
 #include <cstdio>
@@ -199,6 +200,38 @@ int run_umount(const std::string& path, const UmountOptions& options) {
   return kDone;
 }
 
+namespace {
+
+// The words of all -o arguments.
+std::vector<std::string> option_words(const std::vector<std::string>& options) {
+  std::vector<std::string> words;
+  for (const std::string& list : options) {
+    for (std::size_t at = 0; at <= list.size();) {
+      const std::size_t comma = std::min(list.find(',', at), list.size());
+      if (comma > at) words.push_back(list.substr(at, comma - at));
+      at = comma + 1;
+    }
+  }
+  return words;
+}
+
+// mount -o remount: the flags of the mounted file system change, the daemon goes on.
+int remount(const std::string& mount_point, const std::vector<std::string>& words) {
+  unsigned long flags = MS_REMOUNT;
+  for (const std::string& word : words) {
+    if (word == "ro") flags |= MS_RDONLY;
+    else if (word == "nosuid") flags |= MS_NOSUID;
+    else if (word == "nodev") flags |= MS_NODEV;
+    else if (word == "noexec") flags |= MS_NOEXEC;
+    else if (word == "noatime") flags |= MS_NOATIME;
+    else if (word == "sync") flags |= MS_SYNCHRONOUS;
+  }
+  if (::mount("none", mount_point.c_str(), nullptr, flags, nullptr) == 0) return kDone;
+  return complain(mount_point + ": cannot be remounted: " + std::strerror(errno)), kFailed;
+}
+
+}  // namespace
+
 int run_mount_helper(int argc, char** argv) {
   std::vector<std::string> operands, options;
   bool fake = false;
@@ -222,7 +255,12 @@ int run_mount_helper(int argc, char** argv) {
     }
   }
   if (operands.size() != 2) return complain("usage: mount.fuse.pindax POOL DIR [-o OPTIONS]"), kUsage;
-  return fake ? kDone : run_mount(operands[0], operands[1], options);
+  if (fake) return kDone;
+  const std::vector<std::string> words = option_words(options);
+  if (std::find(words.begin(), words.end(), "remount") != words.end()) return remount(operands[1], words);
+  // mount(8) passes no word for what is the default of a mount by root, but FUSE's own default is nosuid,nodev.
+  if (::geteuid() == 0) options.insert(options.begin(), "dev,suid");
+  return run_mount(operands[0], operands[1], options);
 }
 
 int run_umount_helper(int argc, char** argv) {

@@ -276,6 +276,23 @@ def test_direct_io_and_locks(m):
     check(done.returncode != 0, "an overlapping POSIX lock was granted")
 
 
+@options(mounted=False)
+def test_helpers_of_mount(m):
+    """mount.fuse.pindax and umount.fuse.pindax: silent, set-id bits and devices as on any mount by root, remount read-only and back"""
+    for name in ("mount.fuse.pindax", "umount.fuse.pindax", "mkfs.pindax", "fsck.pindax"):
+        (m.dir / name).symlink_to(PINDAX)
+    line = lambda: next(l for l in open("/proc/mounts") if str(m.path) in l)
+    for options, expect in (("rw,allow_other", "rw,relatime"), ("remount,ro", "ro,relatime"), ("remount,rw", "rw,relatime")):
+        done = run(m.dir / "mount.fuse.pindax", m.pool, m.path, "-o", options)
+        check_equal(done.stdout + done.stderr, "", "what the helper prints")
+        check(expect in line() and "fuse.pindax" in line() and line().startswith(str(m.pool)), line())
+    check("nosuid" not in line() and "nodev" not in line(), line())
+    (m.path / "x").touch()
+    run(m.dir / "umount.fuse.pindax", m.path)
+    run(m.dir / "fsck.pindax", "-a", m.pool)
+    run(m.dir / "mkfs.pindax", "--force", m.pool)
+
+
 def test_many_entries(m):
     """twenty thousand names in one directory: created, listed once each, deleted while listed"""
     d = m.path / "d"
