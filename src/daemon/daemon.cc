@@ -76,9 +76,11 @@ class EndSignal {
 
 Result<std::unique_ptr<PoolMedia>> open_pool(const DaemonOptions& options) {
   if (!wait_until_free(options.pool, kReleaseTime)) {
+    const unsigned owner = pool_owner(options.pool).value_or(0);
     for (const MountedPool& m : mounted_pools())
       if (m.pool == options.pool || m.pool == options.source)
-        return Status(Errc::kBusy, fmt::format("{} is mounted already, on {}", options.pool, m.mount_point));
+        return Status(Errc::kBusy, fmt::format("{} is mounted already, on {}{}", options.pool, m.mount_point,
+                                               owner != 0 ? fmt::format(" (process {})", owner) : ""));
   }
   // A read-only mount replays the journal too, where it may.
   auto media = PoolMedia::open(options.pool, {.read_only = false, .exclusive = true});
@@ -125,6 +127,7 @@ Status run_on(FileSystem& fs, PoolMedia& media, Executor& executor, const Daemon
                          .kernel_options = options.kernel_options,
                          .workers = options.threads};
   PINDAX_ASSIGN(auto mount, Mount::attach(fs, executor, *service, point));
+  service->set_mount(mount.get());
   const Status status = serve_mount(*mount, readiness, end, options);
   service->stop();  // clients first: what waits for their pins ends with them
   mount.reset();

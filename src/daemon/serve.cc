@@ -91,11 +91,6 @@ Result<std::unique_ptr<ClientService>> ClientService::start(FileSystem& fs, Pool
   return service;
 }
 
-void ClientService::stop() {
-  if (server_ != nullptr) server_->stop();
-  server_.reset();
-}
-
 Result<proto::TokenReply> ClientService::issue_token(const InodeRef& inode, u32 access, u32 pid) {
   PINDAX_ASSIGN(const Token token,
                 server_->tokens().issue({.inode = inode, .access = static_cast<int>(access), .pid = pid}));

@@ -17,22 +17,29 @@ namespace pindax {
 // (others may enter root's only) and checks that it is ours.
 Result<std::string> default_socket_path(const u8 (&uuid)[16]);
 
-class ClientService : public MountService {
+class ClientService : public MountService, private KernelView {
  public:
-  // `shutdown` runs when a tool asks the daemon to end. `ClientService` must be stopped before its file
-  // system goes.
+  // `shutdown` runs when a tool asks the daemon to end. The file system outlives the service.
   static Result<std::unique_ptr<ClientService>> start(FileSystem& fs, PoolMedia& pool,
                                                       const DaemonOptions& options,
                                                       std::function<void()> shutdown);
-  ~ClientService() override { stop(); }
-  void stop();
+  // Hangs up on all clients. What they asked for may still be answered into the void until the object goes.
+  void stop() { server_->stop(); }
+  // From now on the mount learns what clients change. It stands until stop() has returned.
+  void set_mount(Mount* mount) {
+    mount_ = mount;
+    server_->set_kernel_view(this);
+  }
 
   proto::MountInfo mount_info() override { return info_; }
   Result<proto::TokenReply> issue_token(const InodeRef& inode, u32 access, u32 pid) override;
 
  private:
   ClientService() = default;
+  void refresh(InodeNo ino, std::function<void()> done) override { mount_->refresh(ino, std::move(done)); }
+
   proto::MountInfo info_{};
+  Mount* mount_ = nullptr;
   std::unique_ptr<Server> server_;
 };
 

@@ -137,7 +137,7 @@ struct DeviceHooks {
       device.ready_ = nullptr;
     }
     // The mount is gone, and with it whoever waited for this reply.
-    if (n < 0 && errno == ENODEV && header->unique != 0) return header->len;
+    if (n < 0 && (errno == ENODEV || errno == EPIPE) && header->unique != 0) return header->len;
     return n;
   }
 };

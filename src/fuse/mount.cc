@@ -122,9 +122,15 @@ bool run_program(std::vector<std::string> arguments) {
   return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
-// Takes the mount out of sight at once; it ends when its last user goes.
-bool detach(const std::string& path) {
-  if (::umount2(path.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) == 0) return true;
+// Only if nobody uses it.
+bool unmount(const std::string& path) {
+  if (::umount2(path.c_str(), UMOUNT_NOFOLLOW) == 0) return true;
+  return errno == EPERM && run_program({"fusermount3", "-u", "-q", "--", path});
+}
+
+// With users or not: MNT_FORCE ends the connection, so that nobody waits for an answer any more.
+bool force_unmount(const std::string& path) {
+  if (::umount2(path.c_str(), MNT_FORCE | MNT_DETACH | UMOUNT_NOFOLLOW) == 0) return true;
   return errno == EPERM && run_program({"fusermount3", "-u", "-q", "-z", "--", path});
 }
 
@@ -150,7 +156,7 @@ struct Mount::State {
   pthread_t server{};
   std::atomic<bool> serving{false};
   std::atomic<bool> ending{false};
-  std::atomic<bool> detached{false};
+  std::atomic<bool> unmounted{false};
 };
 
 Result<std::unique_ptr<Mount>> Mount::attach(FileSystem& fs, Executor& executor, MountService& service,
@@ -186,7 +192,7 @@ Result<std::unique_ptr<Mount>> Mount::attach(FileSystem& fs, Executor& executor,
 Mount::~Mount() {
   if (state_ == nullptr || state_->session == nullptr) return;
   State& state = *state_;
-  if (!state.detached.load()) (void)detach(state.context.mount.path);
+  if (!state.unmounted.load()) (void)force_unmount(state.context.mount.path);
   // Nobody can ask any more. End what still waits; its replies go nowhere.
   state.context.changes.interrupt_all();
   while (state.context.changes.count() != 0 || state.context.in_flight.load(std::memory_order_acquire) != 0)
@@ -226,7 +232,7 @@ Status Mount::serve(std::function<void()> ready) {
     // The kernel ended the connection: unmounted, or aborted with the mount still in its place.
     struct stat s {};
     const bool dead_mount = ::stat(state.context.mount.path.c_str(), &s) != 0 && errno == ENOTCONN;
-    state.detached.store(!dead_mount);
+    state.unmounted.store(!dead_mount);
   }
   if (result != 0 && result != -ENODEV && !state.ending.load())
     return Status(from_errno(std::abs(result)),
@@ -239,7 +245,7 @@ void Mount::end(std::chrono::milliseconds grace) {
   if (state.ending.exchange(true)) return;
   const auto deadline = std::chrono::steady_clock::now() + grace;
   const auto in_time = [&] { return std::chrono::steady_clock::now() < deadline; };
-  const auto pause = [] { std::this_thread::sleep_for(std::chrono::milliseconds(5)); };
+  const auto pause = [] { std::this_thread::sleep_for(std::chrono::milliseconds(20)); };
   state.context.changes.interrupt_all();
   // Write-back may hang behind somebody who keeps a page busy: it gets a thread of its own and the time of
   // grace.
@@ -253,10 +259,17 @@ void Mount::end(std::chrono::milliseconds grace) {
     synced->store(true);
   }).detach();
   while (!synced->load() && state.serving.load() && in_time()) pause();
-  state.detached.store(detach(state.context.mount.path) || !state.serving.load());
-  while (state.serving.load() && in_time()) pause();
-  if (!state.serving.load()) return;
-  spdlog::info("{} is still in use; ending without its users", state.context.mount.path);
+  const std::string& path = state.context.mount.path;
+  bool unmounted = false;
+  while (state.serving.load() && in_time()) {
+    if (!unmounted) unmounted = unmount(path);
+    pause();
+  }
+  if (!unmounted && state.serving.load()) {
+    spdlog::info("{} is still in use; ending without its users", path);
+    unmounted = force_unmount(path);
+  }
+  state.unmounted.store(unmounted || !state.serving.load());
   ::fuse_session_exit(state.session);
   while (state.serving.load()) {
     ::pthread_kill(state.server, SIGUSR1);
@@ -264,6 +277,8 @@ void Mount::end(std::chrono::milliseconds grace) {
   }
 }
 
-KernelCache& Mount::kernel_cache() { return state_->context.notifier; }
+void Mount::refresh(InodeNo ino, std::function<void()> done) {
+  state_->context.notifier.refresh(ino, std::move(done));
+}
 
 }  // namespace pindax

@@ -49,8 +49,9 @@ class Mount {
   // Thread-safe, from another thread than serve()'s: writes the kernel's dirty pages back, takes the mount
   // out of sight and gives those who use it `grace` to go, then ends serve().
   void end(std::chrono::milliseconds grace);
-  // The kernel's page cache as the layout room sees it; already set there.
-  KernelCache& kernel_cache();
+  // C7: a client changed the inode's size or times; `done` runs, on any thread, once the kernel knows.
+  // Thread-safe.
+  void refresh(InodeNo ino, std::function<void()> done);
 
  private:
   Mount() = default;

@@ -79,6 +79,11 @@ void Notifier::invalidate_attributes(InodeNo ino) {
   push({ino, ByteRange{}, {}});
 }
 
+void Notifier::refresh(InodeNo ino, std::function<void()> done) {
+  if (!nodes_.knows(ino)) return done();  // what the kernel learns from now on is new
+  push({ino, ByteRange{}, std::move(done)});
+}
+
 void Notifier::push(Job job) {
   MutexLock lock(mutex_);
   queue_.push_back(std::move(job));
@@ -121,7 +126,7 @@ void Notifier::carry_out(const Job& job) {
   const bool known = nodes_.knows(job.ino);
   {
     MutexLock lock(mutex_);
-    if (job.range.empty()) refreshing_.erase(job.ino.value);
+    if (job.range.empty() && !job.done) refreshing_.erase(job.ino.value);
     if (session_ == nullptr || !known) return;
     session = session_;
     mount_point = mount_point_;
@@ -131,7 +136,7 @@ void Notifier::carry_out(const Job& job) {
   PINDAX_STEP("fuse.notify");
   const NodeId node = nodes_.node_of(job.ino);
   if (job.range.empty()) {
-    refresh(session, mount_point, job.ino);
+    get_attributes(session, mount_point, job.ino);
   } else if (job.range.end == kMaxOffset) {  // to the end of the file: length 0 says so
     (void)::fuse_lowlevel_notify_inval_inode(session, node,
                                              static_cast<off_t>(round_down(job.range.begin, kBlockSize)), 0);
@@ -150,7 +155,7 @@ void Notifier::carry_out(const Job& job) {
 // C7. Forgetting the attributes is not enough: the kernel appends at, maps up to and splices to the size that
 // it knows, until a GETATTR tells it another. The request comes back to our own workers; this thread serves
 // none.
-void Notifier::refresh(fuse_session* session, const std::string& mount_point, InodeNo ino) {
+void Notifier::get_attributes(fuse_session* session, const std::string& mount_point, InodeNo ino) {
   const NodeId node = nodes_.node_of(ino);
   if (::fuse_lowlevel_notify_inval_inode(session, node, -1, 0) != 0) return;
   const InodeRef inode = nodes_.find(node);

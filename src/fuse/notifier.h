@@ -36,6 +36,8 @@ class Notifier : public KernelCache {
 
   void drop(InodeNo ino, ByteRange range, std::function<void()> done) override EXCLUDES(mutex_);
   void invalidate_attributes(InodeNo ino) override EXCLUDES(mutex_);
+  // As invalidate_attributes, and `done` runs, on any thread, once the kernel knows the new size.
+  void refresh(InodeNo ino, std::function<void()> done) EXCLUDES(mutex_);
 
  private:
   struct Job {
@@ -46,7 +48,7 @@ class Notifier : public KernelCache {
   void push(Job job) EXCLUDES(mutex_);
   void run() EXCLUDES(mutex_);
   void carry_out(const Job& job) EXCLUDES(mutex_);
-  void refresh(fuse_session* session, const std::string& mount_point, InodeNo ino);
+  void get_attributes(fuse_session* session, const std::string& mount_point, InodeNo ino);
 
   static constexpr unsigned kMaxThreads = 512;
 

@@ -61,6 +61,14 @@ class UncommittedTable {
 
 class Session;
 
+// The mount beside the server, if there is one. Implemented above; thread-safe.
+class KernelView {
+ public:
+  virtual ~KernelView() = default;
+  // Attributes of the inode changed by a client: `done` runs, on any thread, once the kernel knows the new size.
+  virtual void refresh(InodeNo ino, std::function<void()> done) = 0;
+};
+
 struct ServerContext {
   ServerContext(FileSystem& file_system, ServerOptions o) : fs(file_system), options(std::move(o)), uncommitted(fs) {}
 
@@ -71,6 +79,8 @@ struct ServerContext {
   WitnessTable witnesses;
   UncommittedTable uncommitted;
   Undertaker undertaker;
+  // Set while a mount stands: it must learn the sizes that clients change (C7).
+  std::atomic<KernelView*> kernel_view{nullptr};
   int epoll_fd = -1;
   std::function<void()> on_shutdown;  // {"op":"shutdown"}; any thread
   // The live sessions, for listings. Any thread, no locks held.

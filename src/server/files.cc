@@ -111,7 +111,7 @@ Status Session::handle_open(Packet& p) {
   auto self = shared_from_this();
   FileSystem::ChangeContext change{.requester = {.pid = peer_.pid, .tid = peer_.pid, .uid = peer_.uid, .command = peer_.command},
                                    .caller = who};
-  auto done = [self, request, handle, inode = inode](Status status) {
+  auto reply_open = [self, request, handle, inode = inode](Status status) {
     auto attributes = self->context_.fs.attributes(*inode);
     if (status.ok()) status = attributes.status();
     if (status.ok()) {
@@ -122,6 +122,9 @@ Status Session::handle_open(Packet& p) {
       self->reply(request, status);  // the unnamed handle goes with the session
     }
     self->end_pending(request);
+  };
+  auto done = [self, inode = inode, reply_open](const Status& status) {
+    self->after_change(*inode, status, [reply_open, status] { reply_open(status); });
   };
   set_pending_change(request, context_.fs.truncate(inode, 0, change, std::move(done)));
   return {};
@@ -191,12 +194,14 @@ Status Session::handle_write(Packet& p) {
   auto self = shared_from_this();
   const FileSystem::WriteRequest what{
       .offset = write.offset, .data = data, .append = write.append == 1, .caller = caller()};
-  context_.fs.write(file->inode, what, [self, request, keep = file->inode](Result<u64> written) {
-    if (written.ok())
-      self->reply_body(request, proto::WriteReply{.written = *written});
-    else
-      self->reply(request, written.status());
-    self->end_pending(request);
+  context_.fs.write(file->inode, what, [self, request, inode = file->inode](const Result<u64>& written) {
+    self->after_change(*inode, written.status(), [self, request, written] {
+      if (written.ok())
+        self->reply_body(request, proto::WriteReply{.written = *written});
+      else
+        self->reply(request, written.status());
+      self->end_pending(request);
+    });
   });
   return {};
 }

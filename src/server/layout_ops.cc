@@ -33,6 +33,12 @@ FileSystem::ChangeContext change_context(const Peer& peer, Caller caller, std::o
 
 }  // namespace
 
+void Session::after_change(const Inode& inode, const Status& status, std::function<void()> then) {
+  KernelView* kernel = context_.kernel_view.load();
+  if (!status.ok() || kernel == nullptr) return then();
+  kernel->refresh(inode.ino, std::move(then));
+}
+
 Status Session::handle_fallocate(Packet& p) {
   proto::FallocateBody body;
   PINDAX_TRY(take_body(p, body));
@@ -50,9 +56,11 @@ Status Session::handle_fallocate(Packet& p) {
   auto self = shared_from_this();
   set_pending_change(request, context_.fs.fallocate(file->inode, static_cast<int>(body.mode), body.offset, body.length,
                                                     change_context(peer_, caller(), policy, body.deadline_ms),
-                                                    [self, request, keep = file->inode](Status s) {
-                                                      self->reply(request, s);
-                                                      self->end_pending(request);
+                                                    [self, request, inode = file->inode](const Status& s) {
+                                                      self->after_change(*inode, s, [self, request, s] {
+                                                        self->reply(request, s);
+                                                        self->end_pending(request);
+                                                      });
                                                     }));
   return {};
 }
@@ -72,9 +80,11 @@ Status Session::handle_truncate(Packet& p) {
   auto self = shared_from_this();
   set_pending_change(request, context_.fs.truncate(file->inode, body.size,
                                                    change_context(peer_, caller(), policy, body.deadline_ms),
-                                                   [self, request, keep = file->inode](Status s) {
-                                                     self->reply(request, s);
-                                                     self->end_pending(request);
+                                                   [self, request, inode = file->inode](const Status& s) {
+                                                     self->after_change(*inode, s, [self, request, s] {
+                                                       self->reply(request, s);
+                                                       self->end_pending(request);
+                                                     });
                                                    }));
   return {};
 }

@@ -129,6 +129,8 @@ class Session final : public ClientPort, public std::enable_shared_from_this<Ses
   Status dispatch(Packet& packet);
   template <class Body>
   static Status take_body(const Packet& p, Body& out, std::span<const std::byte>* rest = nullptr);
+  // C7: runs `then` once the kernel's view of the inode is right again after a change that succeeded.
+  void after_change(const Inode& inode, const Status& status, std::function<void()> then);
   void reply(u64 request, const Status& status, std::span<const std::byte> body = {},
              std::span<const std::byte> tail = {}, std::vector<UniqueFd> descriptors = {});
   template <class Body>
