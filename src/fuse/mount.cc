@@ -26,7 +26,9 @@ extern char** environ;
 namespace pindax {
 namespace {
 
-constexpr unsigned kBackgroundRequests = 128;
+// Fills of the page cache count against it and may be parked (C4, C5), and write-back, which may be what they
+// wait for, counts too: it must not run out before the threads that can fault do.
+constexpr unsigned kBackgroundRequests = 16384;
 
 Mutex log_mutex{LockRank::kLeaf};
 std::string last_log GUARDED_BY(log_mutex);  // libfuse says why something failed only in its log
