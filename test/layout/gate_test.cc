@@ -163,6 +163,55 @@ TEST_CASE("pin: [R6] a million fast pins race the closing of the gate and no ran
               static_cast<unsigned long long>(breaks.load()));
 }
 
+// In lock step: every round has one pin and one closing at the same moment, and both outcomes are compared afterwards, so
+// that nothing depends on seeing the overlap while it lasts. This is what finds a missing fence.
+TEST_CASE("pin: [R6] a pin that stands and a scan that finds nothing never come out of one round") {
+  proto::Gate gate{};
+  auto slots = std::make_unique<proto::Slot[]>(1);
+  GateWriter writer(&gate);
+  writer.open(1, false, 0);
+  std::atomic<u64> ready{0}, start{0}, finished{0};
+  std::atomic<bool> stop{false};
+  std::atomic<u64> head_start{0};
+  bool pinned = false;  // handed over by `finished`
+  auto wait_for = [&](const std::atomic<u64>& counter, u64 value) {
+    for (int spins = 0; counter.load(std::memory_order_acquire) < value && !stop; ++spins)
+      if (spins > 2000) std::this_thread::yield();
+  };
+  std::thread client([&] {
+    proto::PinFields fields;
+    fields.end = 4096;
+    for (u64 round = 1; !stop; ++round) {
+      ready.store(round, std::memory_order_release);
+      wait_for(start, round);
+      if (stop) return;
+      pinned = proto::fast_pin(gate, slots[0], fields, [] {});
+      finished.store(round, std::memory_order_release);
+    }
+  });
+  Ids ids;
+  u64 violations = 0, pins = 0, idles = 0, round = 0;
+  const auto end = std::chrono::steady_clock::now() + 3s;
+  while (round < 1'000'000 && (round % 256 != 0 || std::chrono::steady_clock::now() < end)) {
+    wait_for(ready, ++round);  // both run
+    start.store(round, std::memory_order_release);
+    for (u64 k = 0; k < round % 256; ++k) (void)head_start.load(std::memory_order_acquire);  // meets every moment
+    writer.close(&ids.a, {0, 4096});
+    const bool idle = !read_slot(slots.get(), 0);
+    wait_for(finished, round);
+    violations += pinned && idle ? 1 : 0;
+    pins += pinned ? 1 : 0;
+    idles += idle ? 1 : 0;
+    if (pinned) proto::fast_unpin(slots[0], [] {});
+    writer.count_out(&ids.a, 0);
+  }
+  stop = true;
+  client.join();
+  CHECK(violations == 0);
+  std::printf("R6 in lock step: %llu rounds, %llu pinned, %llu idle\n", static_cast<unsigned long long>(round),
+              static_cast<unsigned long long>(pins), static_cast<unsigned long long>(idles));
+}
+
 // The same through the whole daemon, with several clients and layout changes that move "blocks".
 TEST_CASE("pin: [R6] pins through the whole daemon never see their block move") {
   Fixture f;
