@@ -100,6 +100,10 @@ Result<Attributes> FileSystemImpl::set_attributes(Inode& inode, const SetAttribu
   constexpr u32 kOwnership =
       SetAttributes::kMode | SetAttributes::kUid | SetAttributes::kGid | SetAttributes::kKillSuidgid;
   if ((set.valid & kOwnership) != 0) set_owner_and_mode(*slot, set, caller);
+  if ((set.valid & (SetAttributes::kUid | SetAttributes::kGid)) != 0 && slot->xattr_root != 0) {
+    const Status dropped = erase_xattr(tx, *slot, kCapabilityXattr);
+    if (!dropped.ok() && dropped.code() != Errc::kNoData) return dropped;
+  }
   if ((set.valid & SetAttributes::kMode) != 0) PINDAX_TRY(acl_chmod(tx, *slot));
   stamp(*slot, kStampCtime, (set.valid & SetAttributes::kCtime) != 0 ? set.ctime : now());
   if ((set.valid & SetAttributes::kAtime) != 0) stamp(*slot, kStampAtime, set.atime);

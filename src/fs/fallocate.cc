@@ -316,6 +316,7 @@ std::shared_ptr<Change> FileSystemImpl::fallocate(InodeRef inode, int mode, u64 
   if (length == 0) return RetriedChange::failed(Status(Errc::kInvalid, "length 0"), done);
   if (offset > format::kMaxFileBytes || length > format::kMaxFileBytes - offset)
     return RetriedChange::failed(Status(Errc::kTooBig), done);
+  if (const Status dropped = drop_capability(*inode); !dropped.ok()) return RetriedChange::failed(dropped, done);
   return std::make_shared<Fallocation>(*this, std::move(inode), what, keep_size,
                                        ByteRange{offset, offset + length}, context)
       ->start(std::move(done));

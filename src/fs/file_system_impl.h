@@ -62,6 +62,8 @@ inline bool belongs_to_orphans(const format::Inode& slot) {
 inline bool is_directory(const format::Inode& slot) { return (slot.mode & 0170000) == 0040000; }
 inline bool is_regular(const format::Inode& slot) { return (slot.mode & 0170000) == 0100000; }
 
+inline constexpr std::string_view kCapabilityXattr = "security.capability";
+
 class FileSystemImpl final : public FileSystem, private QuarantineOwner {
  public:
   FileSystemImpl(Media& media, Executor& executor, const MountOptions& options);
@@ -103,6 +105,9 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   Result<std::string> get_xattr(Inode& inode, std::string_view name) override;
   Status set_xattr(Inode& inode, std::string_view name, std::string_view value, int flags, const Caller& caller) override;
   Status remove_xattr(Inode& inode, std::string_view name) override;
+  // File capabilities end with the first change of contents: under HANDLE_KILLPRIV_V2 the kernel leaves that to us.
+  // Cheap when there are none. No inode lock held.
+  Status drop_capability(Inode& inode);
   Result<std::vector<std::string>> list_xattrs(Inode& inode) override;
 
   void read(InodeRef inode, u64 offset, u64 length, std::function<void(Result<const ReadPieces*>)> done) override;

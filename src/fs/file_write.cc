@@ -261,6 +261,7 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
 
 void FileSystemImpl::write(InodeRef inode, const WriteRequest& request,
                            std::function<void(Result<u64>)> done) {
+  if (const Status dropped = drop_capability(*inode); !dropped.ok()) return done(dropped);
   std::make_shared<WriteOperation>(*this, std::move(inode), request, std::move(done))->start();
 }
 

@@ -76,6 +76,7 @@ class Inode : public boost::intrusive::unordered_set_base_hook<> {
 
   std::atomic<u32> refs{0};       // InodeRef
   std::atomic<bool> orphan{false};  // links == 0
+  std::atomic<bool> may_have_capability{true};  // false: no security.capability to drop at the next write
   std::atomic<bool> dying{false};   // the last InodeRef of an orphan went: get() says kStale from now on
   bool hashed = false;              // in the cache; guarded by its shard's lock
   std::atomic<bool> listed{false};  // in the list of dirty inodes; set and cleared under that list's lock

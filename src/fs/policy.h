@@ -11,7 +11,7 @@
 
 namespace pindax {
 
-inline constexpr std::string_view kPolicyXattr = "user.pindax.policy";
+inline constexpr std::string_view kPolicyXattr = "user.pindax.on_busy";
 
 // "wait", "refuse", "quarantine", "evict", with "=SECONDS" (decimals allowed) after which it applies; "wait=5" is "refuse=5".
 // kInvalid names what is wrong. On error the slot is as before.

@@ -291,6 +291,7 @@ ChangeRequest make_change_request(FileSystemImpl& fs, const format::Inode& slot,
 std::shared_ptr<Change> FileSystemImpl::truncate(InodeRef inode, u64 size, const ChangeContext& context,
                                                  DoneStatus done) {
   if (size > format::kMaxFileBytes) return RetriedChange::failed(Status(Errc::kTooBig), done);
+  if (const Status dropped = drop_capability(*inode); !dropped.ok()) return RetriedChange::failed(dropped, done);
   return std::make_shared<Truncation>(*this, std::move(inode), size, context)->start(std::move(done));
 }
 

@@ -3,7 +3,7 @@
 // Extended attributes: a tree keyed like names of a directory, by a hash of the full name ("user.x"). Values that do not
 // fit beside their name lie in a blob.
 //
-// "user.pindax.policy" is no attribute in the tree but the inode's busy policy: "wait", "refuse", "quarantine", "evict",
+// "user.pindax.on_busy" is no attribute in the tree but the inode's busy policy: "wait", "refuse", "quarantine", "evict",
 // each with "=SECONDS" to wait before; "wait=5" waits five seconds and then refuses.
 #include <sys/stat.h>
 #include <sys/xattr.h>
@@ -210,8 +210,15 @@ Status FileSystemImpl::set_xattr(Inode& inode, std::string_view name, std::strin
   }
   stamp(*slot, kStampCtime, now());
   PINDAX_TRY(tx.commit());
+  if (name == kCapabilityXattr) inode.may_have_capability = true;
   PINDAX_STEP("fs.xattr_set");
   return {};
+}
+
+Status FileSystemImpl::drop_capability(Inode& inode) {
+  if (!inode.may_have_capability.exchange(false)) return {};
+  const Status removed = remove_xattr(inode, kCapabilityXattr);
+  return removed.code() == Errc::kNoData ? Status() : removed;
 }
 
 Status FileSystemImpl::remove_xattr(Inode& inode, std::string_view name) {

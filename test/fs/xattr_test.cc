@@ -102,17 +102,17 @@ TEST_CASE("fs: a file's busy policy is an attribute") {
   TestFs fs;
   const auto f = fs.make(*fs.root(), "f");
   const Caller c = root_caller();
-  REQUIRE_ERROR(fs->get_xattr(*f, "user.pindax.policy"), kNoData);
+  REQUIRE_ERROR(fs->get_xattr(*f, "user.pindax.on_busy"), kNoData);
   for (const char* text : {"wait", "refuse", "refuse=5", "quarantine", "evict=0.250"}) {
-    REQUIRE_OK(fs->set_xattr(*f, "user.pindax.policy", text, 0, c));
-    CHECK(TestFs::ok(fs->get_xattr(*f, "user.pindax.policy")) == text);
+    REQUIRE_OK(fs->set_xattr(*f, "user.pindax.on_busy", text, 0, c));
+    CHECK(TestFs::ok(fs->get_xattr(*f, "user.pindax.on_busy")) == text);
   }
-  REQUIRE_OK(fs->set_xattr(*f, "user.pindax.policy", "wait=5", 0, c));
-  CHECK(TestFs::ok(fs->get_xattr(*f, "user.pindax.policy")) == "refuse=5");
-  REQUIRE_ERROR(fs->set_xattr(*f, "user.pindax.policy", "hope", 0, c), kInvalid);
-  REQUIRE_ERROR(fs->set_xattr(*f, "user.pindax.policy", "wait=x", 0, c), kInvalid);
+  REQUIRE_OK(fs->set_xattr(*f, "user.pindax.on_busy", "wait=5", 0, c));
+  CHECK(TestFs::ok(fs->get_xattr(*f, "user.pindax.on_busy")) == "refuse=5");
+  REQUIRE_ERROR(fs->set_xattr(*f, "user.pindax.on_busy", "hope", 0, c), kInvalid);
+  REQUIRE_ERROR(fs->set_xattr(*f, "user.pindax.on_busy", "wait=x", 0, c), kInvalid);
   CHECK(TestFs::ok(fs->list_xattrs(*f)).size() == 1);
-  REQUIRE_OK(fs->remove_xattr(*f, "user.pindax.policy"));
+  REQUIRE_OK(fs->remove_xattr(*f, "user.pindax.on_busy"));
   CHECK(TestFs::ok(fs->list_xattrs(*f)).empty());
 }
 

@@ -166,6 +166,18 @@ def test_set_id_bits_drop(m):
 test_set_id_bits_drop.mount = {"options": "allow_other"}
 
 
+def test_file_capabilities_drop(m):
+    """a write, truncate, punch or chown drops file capabilities, whoever does it"""
+    capability = bytes.fromhex("0100000200040000000000000000000000000000")
+    for index, change in enumerate((lambda p: open(p, "r+b").write(b"x"), lambda p: os.truncate(p, 100), lambda p: punch(p, 0, 4096),
+                                    lambda p: os.chown(p, 1, 1))):
+        path = m.file(f"cap{index}", 8192, fill=1)
+        os.setxattr(path, "security.capability", capability)
+        check("security.capability" in os.listxattr(path), "set")
+        change(path)
+        check("security.capability" not in os.listxattr(path), f"dropped by change {index}")
+
+
 def test_default_acl_is_inherited(m):
     """a default ACL of a directory shapes what is created in it"""
     if not shutil.which("setfacl"):
