@@ -115,7 +115,9 @@ Status Repair::rebuild_parents() {
     };
     c_.visit_tree({BlockNo(view->as<format::Inode>().body.root), TreeKind::kDirectory, dir}, v);
   });
-  for (const auto& [ino, records] : names) {
+  for (const auto& entry : names) {
+    const u64 ino = entry.first;
+    const auto& records = entry.second;
     Items items;
     for (std::size_t i = 1; i < records.size(); ++i) {
       format::ParentValue v{};
