@@ -214,6 +214,11 @@ PINDAX_API int pindax_detach(struct pindax_client* c) {
       if (m != nullptr) left.push_back(m);
   }
   for (pindax_mapping* m : left) (void)pindax_unmap(m);
+  {
+    MutexLock lock(c->mappings_mutex);
+    for (pindax_mapping* m : c->unmapped) delete m;
+    c->unmapped.clear();
+  }
   delete c;
   return 0;
 }

@@ -100,6 +100,8 @@ struct pindax_client {
   // Held by the service thread over mmap and mremap of a mapping's pieces, by unmap over munmap. Outer to address_mutex.
   pindax::Mutex mappings_mutex{pindax::LockRank::kClient};
   std::vector<pindax_mapping*> by_id GUARDED_BY(mappings_mutex);
+  // Unmapped, but a pin through it may still have to be ended (R7): objects without memory.
+  std::vector<pindax_mapping*> unmapped GUARDED_BY(mappings_mutex);
   std::atomic<pindax::u64> pieces{0};  // VMAs of the pool mapped just now, all mappings
 
   pindax::Mutex address_mutex{pindax::LockRank::kClientQueue};

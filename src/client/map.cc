@@ -11,6 +11,7 @@
 
 #include "client/error.h"
 #include "client/mapping.h"
+#include "client/slots.h"
 
 using namespace pindax;
 using namespace pindax::client;
@@ -44,6 +45,21 @@ void remove_memory(pindax_mapping& m) {
 void leave(pindax_mapping& m) {
   MutexLock lock(m.client->mappings_mutex);
   m.client->by_id[m.id] = nullptr;
+}
+
+// unpin() takes the mapping that it pinned through: the object stays until no slot names it.
+void retire(pindax_mapping* m) {
+  pindax_client& c = *m->client;
+  m->mapped.reset();
+  m->first.reset();
+  m->huge.reset();
+  MutexLock lock(c.mappings_mutex);
+  c.unmapped.push_back(m);
+  std::erase_if(c.unmapped, [&](pindax_mapping* u) {
+    if (c.slot_pool->names(u->id)) return false;
+    delete u;
+    return true;
+  });
 }
 
 int map_through_mount(pindax_mapping& m, int fd) {
@@ -139,7 +155,7 @@ PINDAX_API int pindax_unmap(struct pindax_mapping* m) {
   Reply reply;
   const int error = c.call(proto::Type::kUnmap, body, reply);
   leave(*m);
-  delete m;
+  retire(m);
   return error == -ENOTCONN ? 0 : error;  // a daemon that is gone holds nothing for us
 }
 

@@ -55,6 +55,16 @@ SlotPool::SlotPool(std::byte* area) : area_(area), serial_(next_serial.fetch_add
   registry().pools.emplace(serial_, this);
 }
 
+bool SlotPool::names(u32 mapping) const {
+  const u32 end = reinterpret_cast<const proto::SlotHeader*>(area_)->high_water.load(std::memory_order_acquire);
+  for (u32 i = 0; i < end; ++i) {
+    const proto::Slot& s = slot(i);
+    const u64 state = s.state.load(std::memory_order_acquire) & proto::kSlotStateMask;
+    if (state != static_cast<u64>(proto::SlotState::kFree) && s.mapping.load(std::memory_order_relaxed) == mapping) return true;
+  }
+  return false;
+}
+
 SlotPool::~SlotPool() {
   MutexLock lock(registry().mutex);
   registry().pools.erase(serial_);

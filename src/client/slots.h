@@ -50,6 +50,8 @@ class SlotPool {
     else give_shared(index);
   }
   void give_shared(u32 index) EXCLUDES(mutex_);
+  // Whether a pin through `mapping` is held, or under way.
+  bool names(u32 mapping) const;
   // A thread has ended: its free slots and its state go to others.
   void retire(ThreadSlots& thread) EXCLUDES(mutex_);
 

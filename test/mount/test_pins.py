@@ -104,6 +104,24 @@ def test_stream_of_pins_does_not_starve(m):
         check(c.answer().startswith("ok"), "churn")
 
 
+def test_pin_outlives_its_mapping(m):
+    """[R7] a pin whose mapping was unmapped holds the range until its unpin"""
+    path = m.file("f", 1 * MiB)
+    c = m.client()
+    c.ask("open", "f", "rw")
+    c.ask("map", 0, 1 * MiB)
+    c.ask("pin", 0, 0, 4096)
+    c.ask("unmap")
+    for _ in range(20):  # what was unmapped must not be in their place
+        c.ask("map", 0, 1 * MiB)
+        c.ask("unmap")
+    c.ask("close")
+    work = Background(lambda: os.truncate(path, 0))
+    m.wait_for_waiter()
+    c.ask("unpin", 0)
+    work.result(5)
+
+
 def test_interrupt_of_a_waiting_punch(m):
     """[R8] SIGINT and SIGKILL end a waiting punch promptly with nothing done"""
     path = m.file("f", 16 * MiB)
