@@ -159,7 +159,8 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
         grows(size) ? ByteRange{round_down(std::min(range_.begin, size), kBlockSize), kMaxOffset} : blocks;
     request.lock_range = lock_;
     if (mode_ != Mode::kReserve) {
-      request.break_range = {blocks.begin, lock_.end};
+      // What is beyond the end now shows as such: it becomes a hole.
+      request.break_range = {grows(size) ? std::min(blocks.begin, round_up(size, kBlockSize)) : blocks.begin, lock_.end};
     } else if (grows(size)) {
       request.break_range = {round_up(size, kBlockSize), kMaxOffset};
       request.recall_only = true;

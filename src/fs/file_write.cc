@@ -199,14 +199,15 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
     return request;
   }
 
-  // Where, from `at` on, translations may show zeros that are about to get contents: behind the block of `at`
-  // if that one holds data.
+  // Where translations may show zeros that are about to get contents: from `at` on, or behind its block if that one holds
+  // data; and, where the file grows over a gap, what is beyond the end now.
   Result<u64> first_zero_block(const format::Inode& slot, u64 at) {
     const FileBlock block = first_block(at);
     PINDAX_ASSIGN(const auto extents,
                   visible_extents(ExtentReader(fs_.store(), slot), slot, block, block + 1));
     const bool data = !extents.empty() && holds_data(fs_, extents[0]);
-    return byte_of(data ? block + 1 : block);
+    const u64 zeros = byte_of(data ? block + 1 : block);
+    return at > slot.size_bytes ? std::min(zeros, round_up(slot.size_bytes, kBlockSize)) : zeros;
   }
 
   Status with_exclusive_hold(bool* again) {

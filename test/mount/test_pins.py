@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The walking system's promise: pins hold layout changes up, and nothing else does."""
+import ctypes
 import errno
 import os
 import signal
@@ -229,6 +230,21 @@ def test_stale_translations_are_recalled(m):
     check_equal(c.refuse("load", 512 * KiB, 4), "SIGBUS", "beyond the end")
     os.truncate(path, 1 * MiB)
     check_equal(c.ask("load", 512 * KiB, 4), ["00000000"], "grown again")
+
+
+def test_growth_over_a_gap(m):
+    """a write or a zeroing far behind the end turns what was beyond it into a hole, for mappers too"""
+    for name, grow in (("write", lambda p: os.pwrite(p, b"x", 512 * KiB)),
+                       ("zero", lambda p: LIBC.fallocate(p, FALLOC_ZERO, ctypes.c_long(512 * KiB), ctypes.c_long(4096)))):
+        path = m.file(name, 0)
+        c = m.client()
+        c.ask("open", name, "rw")
+        c.ask("map", 0, 1 * MiB)
+        c.refuse("load", 64 * KiB, 1)
+        fd = os.open(path, os.O_RDWR)
+        grow(fd)
+        os.close(fd)
+        check_equal(c.ask("load", 64 * KiB, 4), ["00000000"], name)
 
 
 def test_unlinked_while_pinned(m):
