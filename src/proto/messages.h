@@ -95,7 +95,7 @@ struct OpenBody {
   u32 flags;  // O_*
   u32 mode;
   u32 umask;  // of the caller, for a new file without a default ACL
-  u32 reserved;
+  u32 thread;  // of the caller (R37: who waits for its own pin), 0: unknown
   // then the path, not terminated: from the root of the file system, with or without a leading slash
 };
 struct OpenReply {
@@ -184,12 +184,14 @@ struct FallocateBody {
   u32 policy;  // BusyPolicy, 0 inherits
   u64 offset, length;
   u64 deadline_ms;  // 0: inherits
+  u32 thread;       // as OpenBody::thread
+  u32 reserved;
 };
 struct TruncateBody {
   FileRef file;
   u64 size;
   u32 policy;
-  u32 reserved;
+  u32 thread;  // as OpenBody::thread
   u64 deadline_ms;
 };
 struct CloneBody {

@@ -51,7 +51,7 @@ Status RemoteFile::write(u64 offset, std::string_view data) {
 }
 
 Status RemoteFile::truncate(u64 size_bytes) {
-  const proto::TruncateBody body{.file = ref(), .size = size_bytes, .policy = 0, .reserved = 0, .deadline_ms = 0};
+  const proto::TruncateBody body{.file = ref(), .size = size_bytes, .policy = 0, .deadline_ms = 0};
   return as_status(daemon_->call(proto::Type::kTruncate, with_body(body)));
 }
 
