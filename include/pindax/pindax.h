@@ -98,6 +98,8 @@ PINDAX_API int pindax_unmap(struct pindax_mapping *);
 PINDAX_API int pindax_pin(struct pindax_mapping *, size_t offset, size_t length, unsigned flags, struct pindax_pin *out);
 /* The same, but -EAGAIN instead of waiting. */
 PINDAX_API int pindax_try_pin(struct pindax_mapping *, size_t offset, size_t length, unsigned flags, struct pindax_pin *out);
+/* Ends a pin; from any thread, also after the mapping was unmapped (the first argument may then be NULL), not after detach.
+ * -EINVAL: not pinned. */
 PINDAX_API int pindax_unpin(struct pindax_mapping *, struct pindax_pin *);
 
 /* Returning 0 means: these bytes, and the layout and size needed to find them, are as durable as the pool allows. Thread-safe. */

@@ -2,6 +2,7 @@
 //
 // The beginning and the end of a session.
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -24,6 +25,21 @@ using namespace pindax;
 using namespace pindax::client;
 
 namespace {
+
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    sigset_t all;
+    ::sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, &old_);
+  }
+  ~SignalsBlocked() { ::pthread_sigmask(SIG_SETMASK, &old_, nullptr); }
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+
+ private:
+  sigset_t old_;
+};
 
 int connect_to(pindax_client& c, const std::string& path) {
   const int err = proto::connect_socket(path, c.socket);
@@ -154,6 +170,8 @@ int attach(pindax_client& c, const char* where) {
   if (const int error = receive_welcome(c, pool_path); error != 0) return error;
   if (const int error = make_shared_memory(c); error != 0) return error;
   c.leases = std::make_unique<Leases>(c);
+  // The application's signal handlers run on its own threads: one that touches a mapping would deadlock ours.
+  const SignalsBlocked blocked;
   c.service = std::thread([&c] { c.run_service(); });
   if (const int error = attach_pool(c, pool_path); error != 0) return error;
   if (c.direct) c.faults = std::thread([&c] { c.run_faults(); });
@@ -163,9 +181,13 @@ int attach(pindax_client& c, const char* where) {
 
 }  // namespace
 
-pindax_client::pindax_client() { install_fork_handler(); }
+pindax_client::pindax_client() {
+  install_fork_handler();
+  fork_list_add(*this);
+}
 
 pindax_client::~pindax_client() {
+  fork_list_remove(*this);
   const bool ours = born == fork_generation.load();
   ending.store(true);
   if (socket && ours) ::shutdown(socket.get(), SHUT_RDWR);
@@ -178,7 +200,8 @@ pindax_client::~pindax_client() {
     if (ours) t->join();
     else t->detach();  // it stayed in the parent
   }
-  leases.reset();
+  if (ours) leases.reset();
+  else (void)leases.release();  // its thread stayed in the parent
   slot_pool.reset();
   if (gates != nullptr && ours) ::munmap(gates, proto::kGateAreaBytes);
   if (slots != nullptr && ours) ::munmap(slots, proto::kSlotAreaBytes);

@@ -38,6 +38,9 @@ class SlotPool;
 // Number of this process's life: grows in a forked child.
 extern std::atomic<u32> fork_generation;
 void install_fork_handler();
+// Every client is known to the fork handler from its construction to its end.
+void fork_list_add(pindax_client& c);
+void fork_list_remove(pindax_client& c);
 
 }  // namespace pindax::client
 
@@ -83,6 +86,7 @@ struct pindax_client {
   std::string where;       // as given to attach
   std::string mount_path;  // empty without a mount
   bool direct = false;
+  pindax_client* next_in_fork_list = nullptr;  // fork.cc
   bool pool_writable = false;
   std::string why_indirect;
   pindax_attach_options options{};
@@ -113,6 +117,9 @@ struct pindax_client {
 
   std::thread service;
   std::thread faults;
+
+  // In a forked child: its copies of our descriptors, so that the parent's end shows and its witness goes with it.
+  void close_descriptors();
 
   // Bodies of the threads.
   void run_service();

@@ -50,7 +50,8 @@ u32 current_umask() {
 
 // Opened by the daemon: the descriptor is only a number that stands for the daemon's handle.
 int open_handle(pindax_client& c, const char* path, int flags, unsigned mode) {
-  const proto::OpenBody body{static_cast<u32>(flags & ~O_CLOEXEC), mode, (flags & O_CREAT) != 0 ? current_umask() : 0, 0};
+  const proto::OpenBody body{static_cast<u32>(flags & ~O_CLOEXEC), mode, (flags & O_CREAT) != 0 ? current_umask() : 0,
+                             static_cast<u32>(::gettid())};
   Reply reply;
   if (const int error = c.call(proto::Type::kOpen, body, reply, path); error != 0) return error;
   proto::OpenReply opened{};
@@ -113,6 +114,7 @@ PINDAX_API int pindax_fallocate(struct pindax_client* c, int fd, int mode, uint6
   body.mode = static_cast<u32>(mode);
   body.offset = offset;
   body.length = length;
+  body.thread = static_cast<u32>(::gettid());
   Reply reply;
   return c->call(proto::Type::kFallocate, body, reply);
 }
@@ -121,6 +123,7 @@ PINDAX_API int pindax_truncate(struct pindax_client* c, int fd, uint64_t size) {
   proto::TruncateBody body{};
   if (const int error = c->file_ref(fd, body.file); error != 0) return error;
   body.size = size;
+  body.thread = static_cast<u32>(::gettid());
   Reply reply;
   return c->call(proto::Type::kTruncate, body, reply);
 }

@@ -164,6 +164,7 @@ PINDAX_API size_t pindax_mapping_length(const struct pindax_mapping* m) { return
 
 PINDAX_API int pindax_mapping_info(struct pindax_mapping* m, struct pindax_mapping_info* out) {
   if (out == nullptr || out->size < sizeof(size_t)) return fail(EINVAL, "set info.size to sizeof(struct pindax_mapping_info)");
+  if (m->client->born != fork_generation.load()) return m->client->usable();
   const proto::Gate& gate = m->client->gate(m->id);
   struct pindax_mapping_info info{};
   info.size = out->size;

@@ -35,6 +35,8 @@ struct pindax_mapping {
   // so that a 2 MiB page can map it. Made before the mapping is known to that thread.
   std::unique_ptr<std::atomic<pindax::u64>[]> mapped, first, huge;
   std::atomic<pindax::u64> mapped_pages{0}, pieces{0}, huge_pages{0};
+  // Where the last piece ended, in the file and in the pool: what continues it is merged with it by the kernel. Service thread.
+  pindax::u64 run_end = 0, run_pool_end = 0;
 
   // The last range that a write pin's reply called allocated and unshared, under which gate word (P4).
   std::atomic<pindax::u64> writable_word{~pindax::u64{0}};
@@ -47,7 +49,7 @@ struct pindax_mapping {
 namespace pindax::client {
 
 // Service thread, under mappings_mutex. Clipped to the mapping; allocate nothing.
-void install_grant(pindax_mapping& m, const proto::GrantBody& grant);
+void install_grant(pindax_mapping& m, const proto::GrantBody& grant) REQUIRES(m.client->mappings_mutex);
 void remove_translations(pindax_mapping& m, u64 begin, u64 end);
 
 // Reserves and watches the address range of a direct mapping. 0 or a negative errno.

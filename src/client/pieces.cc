@@ -92,7 +92,14 @@ void install_blocks(pindax_mapping& m, const proto::GrantBody& g, u64 begin, u64
   const u64 from = (begin - m.file_offset) / kBlockSize;
   const u64 to = from + length / kBlockSize;
   forget_pages(m, from, to);
-  set(m.first, from);
+  const bool continues = from != 0 && m.run_end == begin && m.run_pool_end == pool_offset && prot == m.prot && test(m.mapped, from - 1);
+  m.run_end = end;
+  m.run_pool_end = prot == m.prot ? pool_offset + length : ~u64{0};
+  if (!continues) {
+    set(m.first, from);
+    m.pieces.fetch_add(1, std::memory_order_relaxed);
+    m.client->pieces.fetch_add(1, std::memory_order_relaxed);
+  }
   const u64 huge_from = round_up(address, kHugePageSize), huge_to = round_down(address + length, kHugePageSize);
   const bool aligned = address % kHugePageSize == pool_offset % kHugePageSize;
   for (u64 page = from; page < to; ++page) {
@@ -104,8 +111,14 @@ void install_blocks(pindax_mapping& m, const proto::GrantBody& g, u64 begin, u64
     }
   }
   m.mapped_pages.fetch_add(to - from, std::memory_order_relaxed);
-  m.pieces.fetch_add(1, std::memory_order_relaxed);
-  m.client->pieces.fetch_add(1, std::memory_order_relaxed);
+}
+
+// Cold pieces make room: the mapping with most of them starts over, and what is in use comes back by faults.
+void evict_most_pieces(pindax_client& c) REQUIRES(c.mappings_mutex) {
+  pindax_mapping* most = nullptr;
+  for (pindax_mapping* m : c.by_id)
+    if (m != nullptr && m->direct && !m->closing && (most == nullptr || m->pieces.load() > most->pieces.load())) most = m;
+  if (most != nullptr) remove_translations(*most, most->file_offset, most->file_end());
 }
 
 }  // namespace
@@ -118,8 +131,7 @@ void install_grant(pindax_mapping& m, const proto::GrantBody& g) {
   const u64 address = m.address_of(begin);
   switch (g.kind) {
     case proto::GrantKind::kBlocks:
-      // Cold pieces make room: the whole mapping starts over, and what is in use comes back by faults.
-      if (m.client->pieces.load(std::memory_order_relaxed) >= kMaxPieces) remove_translations(m, m.file_offset, m.file_end());
+      if (m.client->pieces.load(std::memory_order_relaxed) >= kMaxPieces) evict_most_pieces(*m.client);
       install_blocks(m, g, begin, end);
       break;
     case proto::GrantKind::kHole:

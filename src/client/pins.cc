@@ -2,7 +2,8 @@
 //
 // Pin and unpin: the fast path of proto/pin_fast_path.h, and the slow path through the daemon (P3).
 //
-// struct pindax_pin: opaque[0] slot + 1 (0: no pin), opaque[1] the ThreadSlots whose episode it belongs to, opaque[2] gate word.
+// struct pindax_pin: opaque[0] slot + 1 (0: no pin), opaque[1] the ThreadSlots whose episode it belongs to, opaque[2] the client: a pin
+// may outlive its mapping (R7), so unpin asks nothing of that.
 #include <pthread.h>
 #include <time.h>
 
@@ -75,6 +76,7 @@ void begin_episode(pindax_client& c, ThreadSlots& t) {
   ++t.pins;
   out->opaque[0] = u64{index} + 1;
   out->opaque[1] = reinterpret_cast<u64>(&t);
+  out->opaque[2] = reinterpret_cast<u64>(&c);
   out->generation = answer.generation;
   return 0;
 }
@@ -112,6 +114,7 @@ int pin(pindax_mapping* m, size_t offset, size_t length, unsigned flags, struct 
   ++t->pins;
   out->opaque[0] = u64{index} + 1;
   out->opaque[1] = reinterpret_cast<u64>(t);
+  out->opaque[2] = reinterpret_cast<u64>(&c);
   out->generation = c.gate(m->id).generation.load(std::memory_order_relaxed);
   return 0;
 }
@@ -128,10 +131,10 @@ PINDAX_API int pindax_try_pin(struct pindax_mapping* m, size_t offset, size_t le
   return pin(m, offset, length, flags, out, true);
 }
 
-PINDAX_API int pindax_unpin(struct pindax_mapping* m, struct pindax_pin* p) {
-  pindax_client& c = *m->client;
-  if (c.born != fork_generation.load(std::memory_order_relaxed)) [[unlikely]] return c.usable();
+PINDAX_API int pindax_unpin(struct pindax_mapping*, struct pindax_pin* p) {
   if (p->opaque[0] == 0 || p->opaque[0] > proto::kMaxSlots) [[unlikely]] return fail(EINVAL, "this pin is not held");
+  pindax_client& c = *reinterpret_cast<pindax_client*>(p->opaque[2]);
+  if (c.born != fork_generation.load(std::memory_order_relaxed)) [[unlikely]] return c.usable();
   const u32 index = static_cast<u32>(p->opaque[0] - 1);
   auto* t = reinterpret_cast<ThreadSlots*>(p->opaque[1]);
   p->opaque[0] = 0;

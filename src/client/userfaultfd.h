@@ -32,6 +32,7 @@ class Userfaultfd {
   // errno: EPERM where an unprivileged process may not have one.
   int open(int device);
   int fd() const { return fd_.get(); }
+  void close() { fd_.reset(); }
   explicit operator bool() const { return static_cast<bool>(fd_); }
 
   int watch(void* address, u64 length);  // register MISSING and WP
