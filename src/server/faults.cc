@@ -23,7 +23,7 @@ Status Session::handle_fault(Packet& p) {
     if (request != 0) reply(request, Status(Errc::kInvalid, "no such mapping"));
     return {};
   }
-  const u64 length = std::min(body.length, kMaxFaultBytes);
+  const u64 length = std::min(body.length, request != 0 ? kMaxPopulateBytes : kMaxFaultBytes);
   const ByteRange range = intersect(entry->range, {body.offset, body.offset + length});
   if (entry->indirect || range.empty() || range.begin != body.offset || (body.write == 1 && !entry->writable))
     return Status(Errc::kProtocol, "a fault outside the mapping or its rights");

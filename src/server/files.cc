@@ -109,7 +109,7 @@ Status Session::handle_open(Packet& p) {
   const u64 handle = next_handle_++;
   files_.emplace(handle, file);
   auto self = shared_from_this();
-  FileSystem::ChangeContext change{.requester = {.pid = peer_.pid, .tid = peer_.pid, .uid = peer_.uid, .command = peer_.command},
+  FileSystem::ChangeContext change{.requester = {.pid = peer_.pid, .tid = open.thread, .uid = peer_.uid, .command = peer_.command},
                                    .caller = who};
   auto reply_open = [self, request, handle, inode = inode](Status status) {
     auto attributes = self->context_.fs.attributes(*inode);
@@ -204,6 +204,12 @@ Status Session::handle_write(Packet& p) {
     });
   });
   return {};
+}
+
+// What clients that map the file see of its size.
+void Session::publish_size(Inode& inode) {
+  if (inode.layout_if_any() == nullptr) return;
+  if (auto size = context_.fs.size(inode); size.ok()) context_.clients().set_size(*inode.layout(), *size);
 }
 
 Status Session::handle_stat(Packet& p) {

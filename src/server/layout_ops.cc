@@ -22,9 +22,10 @@ std::optional<std::chrono::milliseconds> deadline_of(u64 ms) {
   return std::chrono::milliseconds(std::min(ms, kMaxDeadlineMs));
 }
 
-FileSystem::ChangeContext change_context(const Peer& peer, Caller caller, std::optional<BusyPolicy> policy, u64 deadline_ms) {
+FileSystem::ChangeContext change_context(const Peer& peer, Caller caller, u32 thread, std::optional<BusyPolicy> policy,
+                                         u64 deadline_ms) {
   FileSystem::ChangeContext c;
-  c.requester = {.pid = peer.pid, .tid = peer.pid, .uid = peer.uid, .command = peer.command};
+  c.requester = {.pid = peer.pid, .tid = thread, .uid = peer.uid, .command = peer.command};
   c.caller = std::move(caller);
   c.policy = policy;
   c.deadline = deadline_of(deadline_ms);
@@ -33,7 +34,8 @@ FileSystem::ChangeContext change_context(const Peer& peer, Caller caller, std::o
 
 }  // namespace
 
-void Session::after_change(const Inode& inode, const Status& status, std::function<void()> then) {
+void Session::after_change(Inode& inode, const Status& status, std::function<void()> then) {
+  if (status.ok()) publish_size(inode);
   KernelView* kernel = context_.kernel_view.load();
   if (!status.ok() || kernel == nullptr) return then();
   kernel->refresh(inode.ino, std::move(then));
@@ -55,7 +57,7 @@ Status Session::handle_fallocate(Packet& p) {
   if (!begin_pending(request)) return {};
   auto self = shared_from_this();
   set_pending_change(request, context_.fs.fallocate(file->inode, static_cast<int>(body.mode), body.offset, body.length,
-                                                    change_context(peer_, caller(), policy, body.deadline_ms),
+                                                    change_context(peer_, caller(), body.thread, policy, body.deadline_ms),
                                                     [self, request, inode = file->inode](const Status& s) {
                                                       self->after_change(*inode, s, [self, request, s] {
                                                         self->reply(request, s);
@@ -79,7 +81,7 @@ Status Session::handle_truncate(Packet& p) {
   if (!begin_pending(request)) return {};
   auto self = shared_from_this();
   set_pending_change(request, context_.fs.truncate(file->inode, body.size,
-                                                   change_context(peer_, caller(), policy, body.deadline_ms),
+                                                   change_context(peer_, caller(), body.thread, policy, body.deadline_ms),
                                                    [self, request, inode = file->inode](const Status& s) {
                                                      self->after_change(*inode, s, [self, request, s] {
                                                        self->reply(request, s);

@@ -63,7 +63,7 @@ Status Session::handle_map(Packet& p) {
   entry->writable = writable;
   entry->indirect = indirect;
   entry->mapping = context_.clients().add_mapping(*entry->inode->layout(), *this, *id, range, writable);
-  context_.clients().set_size(*entry->inode->layout(), attributes->size_bytes);
+  publish_size(*entry->inode);
   mappings_.emplace(*id, entry);
   const proto::MapReply body_out{.mapping = *id,
                                  .reserved = 0,

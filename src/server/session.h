@@ -38,7 +38,8 @@ namespace pindax {
 // Limits of one client, beyond which it gets errors (never the others).
 inline constexpr std::size_t kMaxOpenFiles = 65536;
 inline constexpr std::size_t kMaxPendingRequests = 65536;
-inline constexpr u64 kMaxFaultBytes = u64{1} << 30;     // of one fault or populate step
+inline constexpr u64 kMaxPopulateBytes = u64{1} << 30;  // of one step
+inline constexpr u64 kMaxFaultBytes = kHugePageSize;    // of one fault: a look-up costs with the extents it meets
 inline constexpr std::size_t kMaxFaultPieces = 256;     // granted by one fault
 inline constexpr u64 kMaxHoleGrantBytes = 64 * 1024;    // zero pages granted around a read of a hole
 
@@ -130,7 +131,7 @@ class Session final : public ClientPort, public std::enable_shared_from_this<Ses
   template <class Body>
   static Status take_body(const Packet& p, Body& out, std::span<const std::byte>* rest = nullptr);
   // C7: runs `then` once the kernel's view of the inode is right again after a change that succeeded.
-  void after_change(const Inode& inode, const Status& status, std::function<void()> then);
+  void after_change(Inode& inode, const Status& status, std::function<void()> then);
   void reply(u64 request, const Status& status, std::span<const std::byte> body = {},
              std::span<const std::byte> tail = {}, std::vector<UniqueFd> descriptors = {});
   template <class Body>
@@ -153,6 +154,7 @@ class Session final : public ClientPort, public std::enable_shared_from_this<Ses
   Status handle_stat(Packet& p);
   Status handle_sync(Packet& p);
   Result<OpenFile> use_file(const proto::FileRef& ref);
+  void publish_size(Inode& inode);
   void finish_open(u64 request, OpenFile file, bool created, u32 flags);
 
   // layout_ops.cc
