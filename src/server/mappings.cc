@@ -51,6 +51,8 @@ Status Session::handle_map(Packet& p) {
   auto attributes = context_.fs.attributes(*file->inode);
   if (!attributes.ok()) return refuse(attributes.status());
   if (!S_ISREG(attributes->mode)) return refuse(Status(Errc::kNoDevice, "only regular files can be mapped"));
+  if (writable && (attributes->flags & (format::kFlagImmutable | format::kFlagAppend)) != 0)
+    return refuse(Status(Errc::kPermission, "the file is immutable or append-only: stores through a mapping are not allowed"));
   const bool indirect = (body.flags & proto::kMapIndirect) != 0;
   if (!indirect && !direct_.load()) return refuse(Status(Errc::kNotSupported, "this client may not map the pool"));
   auto id = free_mapping_id();
