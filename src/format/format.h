@@ -370,9 +370,12 @@ struct JournalHeader {
 };
 static_assert(sizeof(JournalHeader) == 64);
 
+// Odd. Without it, a stretch of a record that is a struct with a crc32c of its own could be exchanged unseen.
+inline constexpr u64 kRecordSumFactor = 0x9e37'79b9'7f4a'7c15;
 struct RecordHeader {
   le32 magic;
-  le32 crc;  // over the whole record with this field zero, seeded with the crc of the epoch
+  le32 crc;  // over the whole record with this field zero, its 64-bit words times kRecordSumFactor, seeded with the crc of
+             // the epoch
   le64 lsn;  // of this header's first byte
   le64 epoch;
   le32 length_bytes;  // with header and padding; multiple of 8

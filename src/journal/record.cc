@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "journal/record.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/crc32c.h"
@@ -25,6 +26,22 @@ bool word_differs(const std::byte* a, const std::byte* b) {
 u32 epoch_seed(u64 epoch) {
   const le64 bytes = epoch;
   return crc32c(&bytes, sizeof bytes);
+}
+
+// crc32c of the words times an odd number. A struct that ends with its own crc32c is a codeword of that code: a plain sum
+// would not see it replaced by another valid struct, which is what a torn record over an older one of equal shape may do.
+u32 record_sum(const std::byte* record, std::size_t length, u64 epoch) {
+  u32 sum = epoch_seed(epoch);
+  le64 words[64];
+  while (length != 0) {
+    const std::size_t n = std::min(length, sizeof words);
+    std::memcpy(words, record, n);
+    for (std::size_t i = 0; i < n / kWord; ++i) words[i] = words[i] * format::kRecordSumFactor;
+    sum = crc32c(words, n, sum);
+    record += n;
+    length -= n;
+  }
+  return sum;
 }
 
 }  // namespace
@@ -94,7 +111,7 @@ void RecordBuilder::finish(Lsn lsn, u64 epoch) {
   h.length_bytes = static_cast<u32>(bytes_.size());
   h.range_count = range_count_;
   std::memcpy(bytes_.data(), &h, sizeof h);
-  h.crc = crc32c(bytes_.data(), bytes_.size(), epoch_seed(epoch));
+  h.crc = record_sum(bytes_.data(), bytes_.size(), epoch);
   std::memcpy(bytes_.data(), &h, sizeof h);
 }
 
@@ -107,7 +124,7 @@ bool valid_record(std::vector<std::byte>& record, u64 epoch) {
   auto* header = reinterpret_cast<RecordHeader*>(record.data());
   const u32 crc = header->crc;
   header->crc = 0;
-  return crc32c(record.data(), record.size(), epoch_seed(epoch)) == crc;
+  return record_sum(record.data(), record.size(), epoch) == crc;
 }
 
 Status for_each_range(const std::vector<std::byte>& record, const format::Geometry& geometry,

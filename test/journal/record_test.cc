@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "base/crc32c.h"
 #include "catch.h"
 #include "journal_util.h"
 
@@ -55,6 +56,26 @@ TEST_CASE("record: applying what differs gives the new bytes, and never costs mo
     REQUIRE(applied == after);
     REQUIRE(touched == lines);
   }
+}
+
+TEST_CASE("record: a struct with its own crc32c cannot be exchanged for another valid one") {
+  const auto sealed = [](std::byte fill) {
+    std::vector<std::byte> bytes(kBlockSize, fill);
+    const le32 crc = crc32c(bytes.data(), kBlockSize - 4);
+    std::memcpy(bytes.data() + kBlockSize - 4, &crc, 4);
+    return bytes;
+  };
+  const auto record_of = [](const std::vector<std::byte>& content) {
+    RecordBuilder b;
+    b.add_whole(data_block(0), content.data(), kBlockSize);
+    b.finish(Lsn(4096), 7);
+    return bytes_of(b);
+  };
+  const auto before = record_of(sealed(std::byte{'b'}));
+  auto torn = record_of(sealed(std::byte{'c'}));
+  constexpr u64 kContent = sizeof(format::RecordHeader) + sizeof(format::RecordRange);
+  std::memcpy(torn.data() + kContent, before.data() + kContent, kBlockSize);
+  CHECK_FALSE(valid_record(torn, 7));
 }
 
 TEST_CASE("record: any damage, another epoch or another place make it invalid") {
