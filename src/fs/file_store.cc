@@ -57,7 +57,8 @@ class Storer {
         return job_.end;
     }
     const bool grows = job_.extends && job_.end > size;
-    if (grows && start > size) PINDAX_TRY(zero_tail(fs_, inode_, ExtentReader(tx, *slot), *slot, start));
+    // Also where the write itself covers the tail: a write that a crash undid may have left bytes there.
+    if (grows) PINDAX_TRY(zero_tail(fs_, inode_, ExtentReader(tx, *slot), *slot, std::max(start, end_)));
     while (at < end_ && at - start < kMostBytes && extents_done_ < limit && budget.has_room()) {
       const auto next = segment(tx, *slot, at, budget);
       if (next.code() == Errc::kNoSpace && at > start && !tree_failed_) break;
