@@ -15,12 +15,6 @@ namespace pindax::crash {
 
 namespace {
 
-// What was found on the recovered file system, in the model's form but with inode numbers.
-struct Found {
-  Model model;  // names, attributes, contents; numbered as they were met
-  std::string problem;
-};
-
 Status read_all(FileSystem& fs, const InodeRef& inode, u64 size, std::string* out) {
   Status status(Errc::kTryAgain, "a read did not complete at once");
   fs.read(inode, 0, size, [&](Result<const FileSystem::ReadPieces*> r) {
@@ -36,11 +30,12 @@ class Scan {
  public:
   explicit Scan(FileSystem& fs) : fs_(fs) {}
 
-  Status run(Found& found) {
+  Result<Model> run() {
+    Model model;
     PINDAX_ASSIGN(InodeRef root, fs_.root());
     ids_[root->ino.value] = Model::kRoot;
-    PINDAX_TRY(inode(found.model, Model::kRoot, root));
-    return {};
+    PINDAX_TRY(inode(model, Model::kRoot, root));
+    return model;
   }
 
  private:
@@ -108,6 +103,12 @@ class Compare {
   std::string run() { return inode(Model::kRoot, Model::kRoot, "/"); }
 
  private:
+  static std::string brief(const std::map<std::string, std::string>& xattrs) {
+    std::string out;
+    for (const auto& [name, value] : xattrs) out += fmt::format(" {}={}*{}", name, value.substr(0, 1), value.size());
+    return out.empty() ? " none" : out;
+  }
+
   // `f` numbers what was found, `m` what the model has.
   std::string inode(u32 f, u32 m, const std::string& path) {
     if (auto [it, fresh] = pairs_.emplace(m, f); !fresh)
@@ -120,7 +121,7 @@ class Compare {
     if (a.flags != b.flags) return fmt::format("{}: flags {}, not {}", path, a.flags, b.flags);
     if (a.rdev != b.rdev) return path + ": wrong device";
     if (b.mtime && *a.mtime != *b.mtime) return fmt::format("{}: mtime {}, not {}", path, *a.mtime, *b.mtime);
-    if (a.xattrs != b.xattrs) return path + ": other extended attributes";
+    if (a.xattrs != b.xattrs) return path + ": extended attributes" + brief(a.xattrs) + ", not" + brief(b.xattrs);
     if (a.data.size() != b.data.size()) return fmt::format("{}: {} bytes, not {}", path, a.data.size(), b.data.size());
     if (!b.is_regular() && a.data != b.data) return path + ": another target";
     if (b.is_regular())
@@ -215,13 +216,14 @@ Status add_extents(FileSystem& fs, const InodeRef& dir, std::map<u64, u64>& seen
 
 }  // namespace
 
+Result<Model> read_model(FileSystem& fs) { return Scan(fs).run(); }
+
 std::string check_tree(FileSystem& fs, const Expectation& expected) {
-  Found found;
-  found.model.inodes.clear();
-  if (Status s = Scan(fs).run(found); !s.ok()) return fmt::format("cannot read the tree: {}", s.message());
+  const auto found = read_model(fs);
+  if (!found.ok()) return fmt::format("cannot read the tree: {}", found.status().message());
   std::string first;
   for (u64 moment = expected.hi + 1; moment-- > expected.lo;) {
-    const std::string problem = Compare(found.model, expected, moment).run();
+    const std::string problem = Compare(*found, expected, moment).run();
     if (problem.empty()) return {};
     first += fmt::format("{}as after {} operations but {}", first.empty() ? "" : "; ", moment, problem);
   }

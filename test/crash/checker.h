@@ -14,8 +14,12 @@ struct Expectation {
   u64 lo = 0, hi = 0;  // names and attributes are as at one moment of [lo, hi]
   u64 data_lo_at = 0;  // bytes: data_durable of this moment
   bool exact = false;  // nothing was lost (the host lives): the bytes of moment lo, but for the operation under way
+  bool former_clients = false;   // a client of the dead daemon still maps the pool during the recovery
   bool fresh_is_filled = false;  // bytes beyond the old size are there when the new size is
 };
+
+// The whole tree as a model; inodes are numbered as they are met.
+Result<Model> read_model(FileSystem& fs);
 
 // Empty, or what is wrong.
 std::string check_tree(FileSystem& fs, const Expectation& expected);

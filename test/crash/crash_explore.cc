@@ -7,6 +7,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -31,6 +32,7 @@ struct Options {
   Limits limits;
   std::string replay;
   std::string plant;
+  std::vector<OpKind> first, last;  // kinds that workloads begin and end with; empty: any
   bool all_plants = false;
   bool list = false;
 };
@@ -53,6 +55,10 @@ std::vector<u32> enabled_settings(const Options& options) {
     if (wanted) out.push_back(i);
   }
   return out;
+}
+
+bool is_one_of(const std::vector<OpKind>& kinds, OpKind kind) {
+  return kinds.empty() || std::find(kinds.begin(), kinds.end(), kind) != kinds.end();
 }
 
 // Workloads of one operation take every one; longer ones the core. In an order that the seed shuffles, so that a run that
@@ -78,7 +84,9 @@ std::vector<Workload> generate_workloads(const Options& options) {
           }
         lists.swap(longer);
       }
-      for (auto& list : lists) out.push_back({setting, std::move(list)});
+      for (auto& list : lists)
+        if (is_one_of(options.first, all[list.front()].kind) && is_one_of(options.last, all[list.back()].kind))
+          out.push_back({setting, std::move(list)});
     }
     Random random(mix(options.seed, length));
     for (std::size_t i = out.size(); i > begin + 1; --i) std::swap(out[i - 1], out[begin + random.below(i - begin)]);
@@ -99,7 +107,9 @@ void work(const Options& options, const std::vector<BaseImage>& images, const st
   Executor executor(1);
   Explorer explorer(images, options.seed, options.limits, executor);
   if (!options.plant.empty()) explorer.set_plant(find_plant(options.plant)->plant);
+  wake_planted(options.plant);
   explorer.set_found([&](const Violation& v) {
+    if (options.all_plants && shared.stop) return;
     print_violation(options.seed, options.limits, v);
     if (!options.plant.empty()) shared.stop = true;
   });
@@ -166,11 +176,19 @@ bool run_jobs(const Options& options, const std::vector<BaseImage>& images, cons
 // Every planted bug must be found, each by workloads that the same limits bound.
 int run_plants(const Options& options, const std::vector<BaseImage>& images, Shared& shared) {
   unsigned found = 0, missed = 0;
-  for (const NamedPlant& plant : plants()) {
+#if defined(PINDAX_PLANTED_CODE)
+  const auto& all = code_plants();
+#else
+  const auto& all = plants();
+#endif
+  for (const NamedPlant& plant : all) {
     Options one = options;
     one.plant = plant.name;
     one.settings.assign(plant.settings.begin(), plant.settings.end());
     one.lengths = plant.lengths;
+    one.first = plant.first;
+    one.last = plant.last;
+    one.limits.recovery_every = plant.recovery_every;
     new (&shared) Shared();
     const bool good = run_jobs(one, images, generate_workloads(one), shared);
     const bool seen = good && shared.violations != 0;
@@ -214,6 +232,7 @@ int replay(Options& options, const std::vector<BaseImage>& images) {
   Executor executor(1);
   Explorer explorer(images, options.seed, options.limits, executor);
   if (!options.plant.empty()) explorer.set_plant(find_plant(options.plant)->plant);
+  wake_planted(options.plant);
   v.what = explorer.replay(v.workload, v.point);
   if (explorer.violations() != 0) print_violation(options.seed, options.limits, v);
   else std::printf("%s\n", v.what.c_str());
@@ -227,7 +246,8 @@ int run(Options& options) {
     const auto all = generate_operations();
     for (std::size_t i = 0; i < all.size(); ++i)
       std::printf("%4zu %s%s\n", i, all[i].text().c_str(), all[i].core ? "  (core)" : "");
-    for (const NamedPlant& p : plants()) std::printf("plant %s: %s\n", p.name, p.what);
+    for (const auto* list : {&plants(), &code_plants()})
+      for (const NamedPlant& p : *list) std::printf("plant %s: %s\n", p.name, p.what);
     return 0;
   }
   if (!options.plant.empty() && find_plant(options.plant) == nullptr) {

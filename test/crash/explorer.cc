@@ -6,6 +6,7 @@
 #include "fmt/format.h"
 #include "format/decode.h"
 #include "fs/file_system_impl.h"
+#include "fsck/fsck.h"
 
 namespace pindax::crash {
 
@@ -15,6 +16,25 @@ namespace {
 
 constexpr u64 kPoolBytes = format::kMinPoolBytes;
 constexpr char kFirstBoot = 'A', kSecondBoot = 'B', kThirdBoot = 'C';
+
+}  // namespace
+
+namespace {
+
+// Nothing but what the next mount sees to. A copy of the superblock or of the journal's header that a crash tore counts as such.
+std::string check_with_fsck(RecordingMedia& image, bool recovered) {
+  FsckOptions options;
+  options.findings_max = 64;
+  const char* when = recovered ? "after the recovery" : "before the mount";
+  const auto report = fsck(image, options);
+  if (!report.ok()) return fmt::format("fsck {}: {}", when, report.status().message());
+  for (const FsckFinding& f : report->findings) {
+    const bool copy = f.structure == "superblock" || f.structure == "journal";
+    if (f.severity != FsckSeverity::kNote && (recovered || !copy))
+      return fmt::format("fsck {}: {}: {}: {}", when, f.structure, f.where, f.message);
+  }
+  return {};
+}
 
 }  // namespace
 
@@ -85,14 +105,8 @@ bool Explorer::prepare(const Workload& workload) {
 
 // Does the workload. What its last operation and the clean-up after it do is explored; shorter workloads see to the rest.
 std::string Explorer::record() {
-  format::Geometry geometry;
-  {
-    format::Superblock sb;
-    std::memcpy(&sb, base_->bytes.data(), sizeof sb);
-    geometry = format::geometry_of(sb);
-  }
   p_->run.record(&log_);
-  if (plant_) p_->run.set_filter(plant_(geometry));
+  p_->run.set_filter(planted());
   World world(p_->run, executor_);
   std::string problem;
   if (Status s = world.mount(setting_->sync, kFirstBoot, true); !s.ok()) problem = fmt::format("mount: {}", s.message());
@@ -115,37 +129,42 @@ std::string Explorer::record() {
   return problem;
 }
 
-Expectation Explorer::expectation(bool memory) const {
+RecordingMedia::Filter Explorer::planted() const {
+  if (!plant_) return {};
+  format::Superblock sb;
+  std::memcpy(&sb, base_->bytes.data(), sizeof sb);
+  return plant_(format::geometry_of(sb));
+}
+
+Expectation Explorer::expectation(const History& history, u64 acked, const Setting& setting, bool memory) {
   Expectation e;
-  e.history = &history_;
-  const u64 last = workload_.operations.size();
-  e.hi = std::min(acked_ + 1, last);
-  e.lo = memory ? acked_ : history_[acked_].names_durable;
+  e.history = &history;
+  const u64 last = history.size() - 1;
+  e.hi = std::min(acked + 1, last);
+  e.lo = memory ? acked : history[acked].names_durable;
   e.exact = memory;
-  e.data_lo_at = acked_;
-  e.fresh_is_filled = memory || (setting_->strict_names() && setting_->strict_data());
-  if (acked_ == last) e.fresh_is_filled = false;
+  e.data_lo_at = acked;
+  e.fresh_is_filled = acked < last && (memory || (setting.strict_names() && setting.strict_data()));
   return e;
 }
 
-std::string Explorer::check_image(RecordingMedia& image, const Expectation& expected, char boot, MediaLog* log) {
+std::string Explorer::check_image(RecordingMedia& image, const Expectation& expected, char boot) {
+  if (std::string p = check_with_fsck(image, false); !p.empty()) return p;
+  if (std::string p = check_mounted(image, expected, boot); !p.empty()) return p;
+  // What recovery and the removal of everything left; again a crash, but nothing is lost.
+  return check_with_fsck(image, true);
+}
+
+std::string Explorer::check_mounted(RecordingMedia& image, const Expectation& expected, char boot) {
   World world(image, executor_);
-  if (log != nullptr) {
-    image.record(log);
-    if (plant_) {
-      format::Superblock sb;
-      std::memcpy(&sb, base_->bytes.data(), sizeof sb);
-      image.set_filter(plant_(format::geometry_of(sb)));
-    }
-  }
-  Status s = world.mount(setting_->sync, boot, false);
+  Status s = world.mount(setting_->sync, boot, false, expected.former_clients);
   if (s.ok()) s = static_cast<FileSystemImpl&>(*world.fs).clean_orphans().with_context("orphans");
-  executor_.drain();
-  image.record(nullptr);
-  image.set_filter({});
   if (!s.ok()) return fmt::format("recovery: {}", s.message());
   if (std::string p = check_tree(*world.fs, expected); !p.empty()) return p;
   if (std::string p = check_blocks(*world.fs); !p.empty()) return p;
+  if (expected.former_clients) {
+    if (s = world.fs->set_former_clients(false); !s.ok()) return fmt::format("quarantine: {}", s.message());
+  }
   return check_leaks(*world.fs, executor_, base_->data_blocks);
 }
 
@@ -169,7 +188,9 @@ void Explorer::memory_state(u64 event) {
   p_->image.revert();
   const u64 hash = mix(mix(model_->make_memory_image(), acked_), 1);
   if (!seen_.insert(hash).second) return;
-  judge(point, check_image(p_->image, expectation(true), kFirstBoot, nullptr));
+  Expectation expected = expectation(history_, acked_, *setting_, true);
+  expected.former_clients = hash % 4 == 0;
+  judge(point, check_image(p_->image, expected, kFirstBoot));
 }
 
 void Explorer::host_crash_state(u64 event, u64 choice, u64 bound) {
@@ -178,36 +199,75 @@ void Explorer::host_crash_state(u64 event, u64 choice, u64 bound) {
   p_->image.revert();
   const u64 hash = mix(model_->make_image(choice, bound, mix(workload_seed(), event)), acked_);
   if (!seen_.insert(hash).second && !only_) return;
-  const Expectation expected = expectation(false);
   const bool again = only_ ? only_->again : limits_.recovery_every != 0 && mix(hash, seed_) % limits_.recovery_every == 0;
   if (again) {
     p_->durable2.load(p_->image.bytes());
     p_->image2.load(p_->durable2.bytes());
   }
-  MediaLog recovery;
-  const std::string problem = check_image(p_->image, expected, kSecondBoot, again ? &recovery : nullptr);
+  const std::string problem = check_image(p_->image, expectation(history_, acked_, *setting_, false), kSecondBoot);
   if (!only_ || !only_->again) judge(point, problem);
-  if (!again || !problem.empty()) return;
+  if (again && problem.empty()) crash_again(point, hash);
+}
 
-  CrashModel model(recovery, setting_->granularity, p_->durable2, p_->image2);
-  for (u64 i = 0; i <= recovery.events.size(); ++i) {
-    const bool end = i == recovery.events.size();
-    if (end || model.makes_durable(recovery.events[i])) {
+Status Explorer::live_again(MediaLog& log, History& history) {
+  World world(p_->image2, executor_);
+  p_->image2.record(&log);
+  p_->image2.set_filter(planted());
+  Status status = world.mount(setting_->sync, kSecondBoot, false);
+  if (status.ok()) status = static_cast<FileSystemImpl&>(*world.fs).clean_orphans();
+  Result<Model> found = status.ok() ? read_model(*world.fs) : Result<Model>(status);
+  if (found.ok()) {
+    Moment start;
+    start.model = std::move(*found);
+    for (const auto& [id, inode] : start.model.inodes) start.data_durable[id] = 0;
+    history.push_back(std::move(start));
+    const Operation& op = all_[workload_.operations[0]];
+    if (model_operation(history, op, workload_.operations.size() + 1, *setting_)) {
+      const u32 before = history[0].model.find(op.path);
+      world.model_inode = before != 0 ? before : history[1].model.find(op.path);
+      status = do_operation(world, op, workload_.operations.size() + 1).with_context(op.text());
+      p_->image2.mark(kAckMark);
+    } else {
+      history.pop_back();
+    }
+  } else {
+    status = found.status();
+  }
+  p_->image2.record(nullptr);
+  p_->image2.set_filter({});
+  return status;
+}
+
+void Explorer::crash_again(const CrashPoint& point, u64 hash) {
+  MediaLog log;
+  History history;
+  CrashPoint second = point;
+  second.again = true;
+  if (Status s = live_again(log, history); !s.ok()) {
+    judge(second, fmt::format("after the crash: {}", s.message()));
+    return;
+  }
+  p_->image2.revert();
+  CrashModel model(log, setting_->granularity, p_->durable2, p_->image2);
+  u64 acked = 0;
+  for (u64 i = 0; i <= log.events.size(); ++i) {
+    const bool end = i == log.events.size();
+    if (end || model.makes_durable(log.events[i])) {
       const u64 choices = model.choices(limits_.in_recovery);
       for (u64 c = 0; c < choices; ++c) {
-        CrashPoint second = point;
-        second.again = true;
         second.event2 = i;
         second.choice2 = c;
         if (only_ && (only_->event2 != i || only_->choice2 != c)) continue;
         p_->image2.revert();
         const u64 h = model.make_image(c, limits_.in_recovery, mix(hash, i));
-        if (!seen_.insert(mix(mix(hash, h), 2)).second && !only_) continue;
-        judge(second, check_image(p_->image2, expected, kThirdBoot, nullptr));
+        if (!seen_.insert(mix(mix(hash, h), 2 + acked)).second && !only_) continue;
+        judge(second, check_image(p_->image2, expectation(history, acked, *setting_, false), kThirdBoot));
         if (workload_violations_ >= kViolationsPerWorkload) return;
       }
     }
-    if (!end) model.apply(recovery.events[i]);
+    if (end) break;
+    if (log.events[i].kind == Kind::kMark) ++acked;
+    model.apply(log.events[i]);
   }
 }
 

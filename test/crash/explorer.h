@@ -32,7 +32,7 @@ struct Limits {
   u64 at_fence = 48;      // images at a point before a fence; more are sampled
   u64 between = 2;        // images at other points
   u64 between_every = 6;  // one event of so many is such a point
-  u64 recovery_every = 24;  // one state of so many crashes again in its recovery
+  u64 recovery_every = 24;  // one state of so many crashes again, in its recovery or soon after
   u64 in_recovery = 6;      // images at each fence of that recovery
 };
 
@@ -41,7 +41,7 @@ struct CrashPoint {
   u64 event = 0;
   u64 choice = 0;
   bool memory = false;  // the daemon died, the host did not
-  // A second crash, in the recovery from the first.
+  // A second crash, in the recovery from the first or in the operation that follows it.
   bool again = false;
   u64 event2 = 0, choice2 = 0;
 };
@@ -80,13 +80,18 @@ class Explorer {
   void at_point(u64 event, u64 bound);
   void memory_state(u64 event);
   void host_crash_state(u64 event, u64 choice, u64 bound);
-  Expectation expectation(bool memory) const;
+  static Expectation expectation(const History& history, u64 acked, const Setting& setting, bool memory);
+  void crash_again(const CrashPoint& point, u64 hash);
+  RecordingMedia::Filter planted() const;
   void judge(const CrashPoint& point, const std::string& problem);
   u64 workload_seed() const;
   bool wanted(const CrashPoint& point) const;
 
-  // Mounts the image, cleans up, checks all. `log`: records the recovery.
-  std::string check_image(RecordingMedia& image, const Expectation& expected, char boot, MediaLog* log);
+  // Mounts the image, cleans up, checks all; fsck before and after.
+  std::string check_image(RecordingMedia& image, const Expectation& expected, char boot);
+  std::string check_mounted(RecordingMedia& image, const Expectation& expected, char boot);
+  // A daemon's life after the crash: recovery, and the workload's first operation once more.
+  Status live_again(MediaLog& log, History& history);
 
   const std::vector<BaseImage>& images_;
   const u64 seed_;

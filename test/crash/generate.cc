@@ -15,6 +15,7 @@ constexpr const char* kNames[] = {
     "rename", "exchange", "whiteout", "write", "append", "write-sync", "truncate", "allocate", "allocate-keep", "punch",
     "zero", "zero-keep", "setxattr", "removexattr", "chmod", "chown", "utimes", "setflags", "fsync", "sync",
     "direct", "direct-persist", "checkpoint", "remount", "kill",
+    "kill-mapped",
 };
 
 struct Range {
@@ -110,6 +111,7 @@ class Generator {
     add(OpKind::kCheckpoint, "/", "", 0, 0, true);
     add(OpKind::kRemount, "/", "", 0, 0, true);
     add(OpKind::kKill, "/", "", 0, 0, true);
+    add(OpKind::kKillMapped, "/", "", 0, 0, true);
   }
 
   std::vector<Operation> out_;

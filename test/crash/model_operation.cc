@@ -51,7 +51,8 @@ class Step {
       case OpKind::kSyncAll:
       case OpKind::kCheckpoint:
       case OpKind::kRemount:
-      case OpKind::kKill: return true;
+      case OpKind::kKill:
+      case OpKind::kKillMapped: return true;
     }
     return false;
   }
@@ -226,8 +227,12 @@ bool model_operation(History& history, const Operation& op, u64 index, const Set
       if (moment.data_durable.count(other) == 0 || moment.data_durable[other] + 1 == now)
         if (op.kind != OpKind::kDirect || other != id) moment.data_durable[other] = now;
   }
-  if (syncs_inode) moment.data_durable[id] = now;
-  if (op.kind == OpKind::kSyncAll || op.kind == OpKind::kRemount || op.kind == OpKind::kKill) all_durable(moment, now);
+  // Where stores in place last by themselves, only fsync sees to those of direct mappers elsewhere in the file.
+  const bool all_of_it = op.kind == OpKind::kFsync || !setting.strict_data() || !setting.strict_names();
+  if (syncs_inode && all_of_it) moment.data_durable[id] = now;
+  if (op.kind == OpKind::kSyncAll || op.kind == OpKind::kRemount || op.kind == OpKind::kKill ||
+      op.kind == OpKind::kKillMapped)
+    all_durable(moment, now);
   history.push_back(std::move(moment));
   return true;
 }

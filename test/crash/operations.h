@@ -20,6 +20,7 @@ enum class OpKind : u8 {
   kRename, kExchange, kWhiteout, kWrite, kAppend, kWriteSync, kTruncate, kAllocate, kAllocateKeep, kPunch,
   kZero, kZeroKeep, kSetXattr, kRemoveXattr, kChmod, kChown, kUtimes, kSetFlags, kFsync, kSyncAll,
   kDirect, kDirectPersist, kCheckpoint, kRemount, kKill,
+  kKillMapped,  // a client that still maps the pool outlives the daemon: what is freed from then on is quarantined
 };
 const char* op_name(OpKind kind);
 
@@ -79,7 +80,7 @@ struct World {
   World(RecordingMedia& m, Executor& e) : media(m), executor(e), gate(e) {}
   ~World() { kill(); }
   // `background`: orphans are cleaned up by the executor, as in a daemon; time alone starts nothing.
-  Status mount(SyncMode sync, char boot, bool background);
+  Status mount(SyncMode sync, char boot, bool background, bool former_clients = false);
   void kill();  // as kill -9: nothing more reaches the media, but what is there stays
 
   RecordingMedia& media;

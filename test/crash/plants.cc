@@ -6,7 +6,20 @@
 
 #include <memory>
 
+namespace pindax::testing {
+
+namespace {
+std::string awake;
+}
+
+bool planted(const char* name);
+bool planted(const char* name) { return awake == name; }
+
+}  // namespace pindax::testing
+
 namespace pindax::crash {
+
+void wake_planted(const std::string& name) { testing::awake = name; }
 
 namespace {
 
@@ -170,14 +183,38 @@ const std::vector<NamedPlant>& plants() {
       {"no-msync-of-data", "fsync does not write the file's pages", without_flush(Region::kBlocks), {"page-posix"}, {1, 2}},
       {"no-msync-of-records", "fsync does not write the journal's pages", without_flush(Region::kRing), {"page-posix"}, {1, 2}},
       {"settled-before-data", "fsync writes the data after it said that it is written", flush_after(Region::kBlocks, Region::kRing), {"page-posix"}, {1, 2}},
-      {"no-sync-after-death", "the successor of a killed daemon does not sync the pool", without(Kind::kSyncAll), {"page-posix"}, {2}},
+      {"no-sync-after-death", "the successor of a killed daemon does not sync the pool", without(Kind::kSyncAll), {"page-posix"}, {2}, {OpKind::kWrite, OpKind::kAppend}, {OpKind::kKill}},
+  };
+  return kPlants;
+}
+
+const std::vector<NamedPlant>& code_plants() {
+  static const std::vector<NamedPlant> kPlants = {
+      {"free-before-commit", "freed blocks are used again before the record that freed them is durable", {}, {"page-posix"}, {2},
+       {OpKind::kTruncate, OpKind::kUnlink, OpKind::kPunch}, {OpKind::kWrite, OpKind::kAppend}},
+      {"quarantine-forgotten", "the quarantine's root is not stored", {}, {"line-strict"}, {2}, {OpKind::kKillMapped},
+       {OpKind::kUnlink, OpKind::kTruncate}},
+      {"same-epoch", "recovery goes on with the old epoch: torn records get valid successors", {}, {"page-posix"}, {2},
+       {OpKind::kChmod, OpKind::kUtimes, OpKind::kSetXattr, OpKind::kRename}, {}, 1},
+      {"replay-before-flush", "recovery stores in place before the records are durable", {}, {"page-posix"}, {2}, {}, {OpKind::kKill}},
+      {"no-checksum", "a torn record is replayed", {}, {"line-strict"}, {1}},
+      {"checkpoint-before-log", "a checkpoint stores in place before the records are durable", {}, {"page-posix"}, {2}, {},
+       {OpKind::kCheckpoint}},
+      {"orphan-unlisted", "an unlinked file is not on the orphan list", {}, {"line-strict"}, {1}},
+      {"tail-not-zeroed", "old bytes behind the end of a file show when it grows", {}, {"page-strict"}, {1},
+       {OpKind::kWrite}, {}, 1},
+      {"commit-before-drain", "a write commits before its bytes are drained", {}, {"line-strict"}, {1}},
+      {"fsync-without-journal", "fsync leaves the records in flight", {}, {"page-posix"}, {2}, {}, {OpKind::kFsync}},
+      {"mount-unrecorded", "the mount does not store its epoch", {}, {"page-posix"}, {1, 2}},
+      {"lost-epochs-ignored", "provisional extents of a lost mount show what was on the media", {}, {"page-posix"}, {1}},
   };
   return kPlants;
 }
 
 const NamedPlant* find_plant(const std::string& name) {
-  for (const NamedPlant& p : plants())
-    if (name == p.name) return &p;
+  for (const auto* list : {&plants(), &code_plants()})
+    for (const NamedPlant& p : *list)
+      if (name == p.name) return &p;
   return nullptr;
 }
 

@@ -38,12 +38,13 @@ void Gate::drain() {
   executor_.drain();
 }
 
-Status World::mount(SyncMode mode, char boot, bool background) {
+Status World::mount(SyncMode mode, char boot, bool background, bool former_clients) {
   sync = mode;
   boot_id = boot;
   MountOptions options;
   options.sync = mode;
   options.background = background;
+  options.former_clients = former_clients;
   options.commit_interval = std::chrono::hours(1);
   options.boot_id = std::string(16, boot);
   PINDAX_ASSIGN(fs, FileSystem::mount(media, executor, options));
@@ -115,7 +116,8 @@ class Doer {
       case OpKind::kSyncAll: return fs_.sync_all();
       case OpKind::kCheckpoint: return fs_.store().checkpoint();
       case OpKind::kRemount: return remount();
-      case OpKind::kKill: w_.kill(); return mount_again();
+      case OpKind::kKill:
+      case OpKind::kKillMapped: w_.kill(); return mount_again();
     }
     return Status(Errc::kInvalid);
   }
@@ -271,7 +273,7 @@ class Doer {
   }
   Status mount_again() {
     w_.gate.close();
-    return w_.mount(w_.sync, w_.boot_id, true);
+    return w_.mount(w_.sync, w_.boot_id, true, op_.kind == OpKind::kKillMapped);
   }
 
   World& w_;
