@@ -79,6 +79,7 @@ void InodeLayout::abandon() {
     MutexLock lock(m->client->mutex);
     auto& by_id = m->client->mappings;
     if (const auto it = by_id.find(m->id); it != by_id.end() && it->second == m) by_id.erase(it);
+    std::erase_if(m->client->message_pins, [&](const auto& pin) { return pin.second == m; });
   }
 }
 
