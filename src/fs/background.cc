@@ -92,6 +92,7 @@ void FileSystemImpl::run_commit_timer() {
     }
     // An error shows again at the next fsync, and as health() at the next change.
     static_cast<void>(sync_all().ok());
+    static_cast<void>(watch_former_clients().ok());
   }
 }
 

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "fs/file_system_impl.h"
+#include "pmem/pool_media.h"
 
 namespace pindax {
 
@@ -51,15 +52,49 @@ Result<struct statvfs> FileSystemImpl::statfs() {
 
 // ---- Quarantine -----------------------------------------------------------------------------------------------------
 
+// At mount, before anything is freed: who still maps the pool says so with a witness byte (D2).
+Status FileSystemImpl::find_former_clients() {
+  PINDAX_ASSIGN(auto quarantined, allocator_->quarantined());
+  bool present = options_.former_clients;
+  {
+    MutexLock lock(former_mutex_);
+    former_quarantine_ = std::move(quarantined);
+    if (const auto* pool = dynamic_cast<const PoolMedia*>(&media_)) {
+      PINDAX_ASSIGN(former_witnesses_, pool->witnesses_held());
+      present = present || !former_witnesses_.empty();
+    }
+  }
+  return set_former_clients(present);
+}
+
+// The commit timer's look at those that were there at mount.
+Status FileSystemImpl::watch_former_clients() {
+  {
+    MutexLock lock(former_mutex_);
+    if (former_witnesses_.empty()) return {};
+    const auto& pool = dynamic_cast<const PoolMedia&>(media_);
+    std::erase_if(former_witnesses_, [&](u32 index) {
+      const auto held = pool.witness_held(index);
+      return held.ok() && !*held;
+    });
+    if (!former_witnesses_.empty()) return {};
+  }
+  return set_former_clients(false);
+}
+
 Status FileSystemImpl::set_former_clients(bool present) {
   allocator_->set_quarantine_all(present);
   return present ? Status() : release_former_quarantine();
 }
 
 Status FileSystemImpl::release_former_quarantine() {
-  if (options_.read_only) return {};
   std::vector<BlockRun> runs;
-  for (const auto& q : std::exchange(former_quarantine_, {})) runs.push_back(q.run);
+  {
+    MutexLock lock(former_mutex_);
+    former_witnesses_.clear();
+    for (const auto& q : std::exchange(former_quarantine_, {})) runs.push_back(q.run);
+  }
+  if (options_.read_only) return {};
   PINDAX_ASSIGN(const auto now_quarantined, allocator_->quarantined());
   for (const auto& q : now_quarantined) {
     if (q.reason == format::QuarantineReason::kFormerClient) runs.push_back(q.run);

@@ -77,7 +77,7 @@ struct MountOptions {
   LayoutOptions layout;
   std::string boot_id;  // 16 raw bytes; empty: read from the host
   // D2: a former client maps the pool, so what recovery frees goes to quarantine; as if set_former_clients(true) had been
-  // called before.
+  // called before. mount() finds out by itself for a PoolMedia.
   bool former_clients = false;
   bool background = true;  // commit timer and orphan clean-up run by themselves; tests switch it off
 };

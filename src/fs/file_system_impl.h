@@ -264,6 +264,8 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   Status settle_file(InodeNo ino);
   Status load_orphan_root();
   Status store_superblock();
+  Status find_former_clients();
+  Status watch_former_clients();
   Status release_former_quarantine();
   void release(u64 block, u64 length_blocks) override;  // QuarantineOwner
 
@@ -317,7 +319,10 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   std::atomic<Phase> phase_{Phase::kRunning};
   std::atomic<bool> unmounted_{false};
 
-  std::vector<Allocator::QuarantinedRun> former_quarantine_;  // what earlier mounts left; guarded by the daemon's order
+  // What earlier mounts left in quarantine, and the witness bytes that were held at mount.
+  Mutex former_mutex_{LockRank::kLeaf};
+  std::vector<Allocator::QuarantinedRun> former_quarantine_ GUARDED_BY(former_mutex_);
+  std::vector<u32> former_witnesses_ GUARDED_BY(former_mutex_);
 
   std::unique_ptr<Layout> layout_;
   std::unique_ptr<MetaStore> store_;

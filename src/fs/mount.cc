@@ -76,9 +76,7 @@ Status FileSystemImpl::start() {
   PINDAX_TRY(load_orphan_root());
   if (options_.read_only) return {};
 
-  allocator_->set_quarantine_all(options_.former_clients);
-  PINDAX_ASSIGN(former_quarantine_, allocator_->quarantined());
-  if (!options_.former_clients) PINDAX_TRY(release_former_quarantine());
+  PINDAX_TRY(find_former_clients());
   PINDAX_TRY(recover_orphans());
   if (options_.background) start_commit_timer();
   return {};
