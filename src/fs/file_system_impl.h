@@ -154,6 +154,10 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   // Commits the inode's lazy times, if there are any.
   Status write_lazy_times(Inode& inode);
 
+  // One fsync of an inode at a time: a second one must not return before the first has made its data durable. Held across
+  // waits for the media, never for anything else. Shared by inodes of one hash.
+  Mutex& sync_mutex_of(const Inode& inode);
+
   // ---- Orphans (orphans.cc) ---------------------------------------------------------------------------------------
   // For a transaction that may free blocks before it calls one of the next two: their lock precedes the quarantine's.
   void lock_orphans(Transaction& tx);
@@ -329,6 +333,10 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   std::unique_ptr<Allocator> allocator_;
 
   std::array<Shard, kShards> shards_;
+  struct SyncMutex {
+    Mutex mutex{LockRank::kSync};
+  };
+  std::array<SyncMutex, kShards> sync_mutexes_;
   Mutex rename_mutex_{LockRank::kRename};
 
   Mutex dirty_mutex_{LockRank::kLeaf};

@@ -61,10 +61,6 @@ class Inode : public boost::intrusive::unordered_set_base_hook<> {
   // Grows whenever blocks leave the file or change their place: what was looked up before may be stale.
   u64 removals GUARDED_BY(mutex) = 0;
 
-  // One fsync at a time: a second one must not return before the first has made its data durable. Held across waits
-  // for the media, never for anything else.
-  Mutex sync_mutex{LockRank::kSync};
-
   Mutex lazy_mutex{LockRank::kLeaf};
   // Most cached inodes were never written here: allocated on first use.
   std::unique_ptr<Recent> recent GUARDED_BY(lazy_mutex);

@@ -62,6 +62,8 @@ FileSystemImpl::Shard::Shard() : buckets(kFirstBuckets), set(InodeSet::bucket_tr
 
 FileSystemImpl::Shard& FileSystemImpl::shard_of(InodeNo ino) { return shards_[mix(ino) >> 58]; }
 
+Mutex& FileSystemImpl::sync_mutex_of(const Inode& inode) { return sync_mutexes_[mix(inode.ino) >> 58].mutex; }
+
 void FileSystemImpl::insert_into(Shard& shard, Inode& inode) {
   if (shard.set.size() >= shard.buckets.size()) {
     std::vector<InodeSet::bucket_type> more(shard.buckets.size() * 2);
@@ -97,11 +99,12 @@ void FileSystemImpl::last_reference_gone(Inode& inode) {
     }
     // Nobody else can take a reference now: this thread's is the last, and finding the inode needs the shard's lock.
     const InodeLayout* l = inode.layout_if_any();
-    if (phase_.load() != Phase::kStopped && l != nullptr && layout_->in_use(*l)) {
-      next = Next::kLinger;
-    } else if (inode.orphan && inode.hashed && !inode.dying && options_.background && phase_.load() == Phase::kRunning) {
+    const bool in_use = phase_.load() != Phase::kStopped && l != nullptr && layout_->in_use(*l);
+    if (inode.orphan && inode.hashed && !inode.dying && options_.background && phase_.load() == Phase::kRunning) {
       inode.dying = true;
-      next = Next::kCleanUp;
+      next = Next::kCleanUp;  // whose break waits for pins
+    } else if (in_use) {
+      next = Next::kLinger;
     } else {
       inode.refs.store(0, std::memory_order_release);
       if (inode.hashed) shard.set.erase(shard.set.iterator_to(inode));

@@ -174,16 +174,17 @@ Status FileSystemImpl::settle_epochs() {
 Status FileSystemImpl::settle_all_files() {
   const format::Geometry& g = store_->geometry();
   for (u32 ag = 0; ag < g.ag_count; ++ag) {
-    for (u64 in_ag = 0; in_ag < g.ag_length(ag); ++in_ag) {
-      const u32 index = static_cast<u32>(in_ag / format::kBitmapBits);
+    for (u32 index = 0; index < g.bitmap_blocks(ag); ++index) {
       const BlockNo at = g.inode_bitmap(ag, index);
       PINDAX_ASSIGN(const MetaView view, store_->view(block_offset(at), kBlockSize));
-      const auto& bitmap = view.as<format::BitmapBlock>();
-      if (in_ag % format::kBitmapBits == 0) PINDAX_TRY(format::check_bitmap(bitmap, ag, index, 2, at));
-      const u64 bit = in_ag % format::kBitmapBits;
-      if ((bitmap.bits[bit / 8] >> (bit % 8) & 1) == 0) continue;
-      for (u64 slot = 0; slot < format::kInodesPerBlock; ++slot) {
-        PINDAX_TRY(settle_file(InodeNo((g.ag_start(ag) + in_ag) * format::kInodesPerBlock + slot)));
+      const auto bitmap = view.as<format::BitmapBlock>();  // a copy: files are changed meanwhile
+      PINDAX_TRY(format::check_bitmap(bitmap, ag, index, 2, at));
+      for (u64 bit = 0; bit < format::kBitmapBits; ++bit) {
+        if ((bitmap.bits[bit / 8] >> (bit % 8) & 1) == 0) continue;
+        const u64 block = g.ag_start(ag) + u64{index} * format::kBitmapBits + bit;
+        for (u64 slot = 0; slot < format::kInodesPerBlock; ++slot) {
+          PINDAX_TRY(settle_file(InodeNo(block * format::kInodesPerBlock + slot)));
+        }
       }
     }
   }

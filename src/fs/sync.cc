@@ -93,7 +93,7 @@ Status sync_locked(FileSystemImpl& fs, Inode& inode, const Inode::Ranges& ranges
 
 // Contents durable, extents settled; the journal is the caller's.
 Status sync_data(FileSystemImpl& fs, Inode& inode) {
-  MutexLock one_at_a_time(inode.sync_mutex);
+  MutexLock one_at_a_time(fs.sync_mutex_of(inode));
   Inode::Ranges ranges;
   {
     MutexLock lock(inode.lazy_mutex);

@@ -262,7 +262,7 @@ TEST_CASE("fs: nothing stays in memory that nobody refers to") {
   std::vector<InodeRef> held;
   for (int i = 0; i < 500; ++i) held.push_back(fs.at("f" + std::to_string(i)));
   CHECK(fs->cached_inodes() == 500);
-  CHECK(sizeof(Inode) <= 256);
+  CHECK(sizeof(Inode) <= 192);
 }
 
 }  // namespace
