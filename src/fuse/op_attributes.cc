@@ -55,7 +55,7 @@ void apply(fuse_req_t req, const InodeRef& inode, const SetAttributes& set, cons
   auto attributes = context.fs.set_attributes(*inode, set, caller);
   if (!attributes.ok()) return reply_status(req, attributes.status());
   const struct stat s = to_stat(*attributes);
-  ::fuse_reply_attr(req, &s, context.mount.attr_timeout_s);
+  ::fuse_reply_attr(req, &s, attr_timeout_of(context, *attributes));
 }
 
 void setattr(fuse_req_t req, fuse_ino_t ino, struct stat* attr, int valid, fuse_file_info* fi) {

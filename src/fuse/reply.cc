@@ -70,12 +70,17 @@ struct stat to_stat(const Attributes& a) {
   return s;
 }
 
+// A write drops set-id bits (HANDLE_KILLPRIV_V2), and the kernel does not know that the mode it remembers is stale.
+double attr_timeout_of(const Context& context, const Attributes& a) {
+  return S_ISREG(a.mode) && (a.mode & (S_ISUID | S_ISGID)) != 0 ? 0 : context.mount.attr_timeout_s;
+}
+
 fuse_entry_param to_entry(const Context& context, const Attributes& a) {
   fuse_entry_param e{};
   e.ino = context.nodes.node_of(a.ino);
   e.generation = a.generation;
   e.attr = to_stat(a);
-  e.attr_timeout = context.mount.attr_timeout_s;
+  e.attr_timeout = attr_timeout_of(context, a);
   e.entry_timeout = context.mount.attr_timeout_s;
   return e;
 }
@@ -87,6 +92,7 @@ fuse_entry_out to_entry_out(const Context& context, const Attributes& a) {
   out.generation = a.generation;
   out.entry_valid = out.attr_valid = t.seconds;
   out.entry_valid_nsec = out.attr_valid_nsec = t.nanoseconds;
+  if (attr_timeout_of(context, a) == 0) out.attr_valid = out.attr_valid_nsec = 0;
   out.attr.ino = a.ino.value;
   out.attr.size = a.size_bytes;
   out.attr.blocks = a.blocks_512;
@@ -119,7 +125,7 @@ void reply_attributes(fuse_req_t req, Inode& inode) {
   auto attributes = context.fs.attributes(inode);
   if (!attributes.ok()) return reply_status(req, attributes.status());
   const struct stat s = to_stat(*attributes);
-  ::fuse_reply_attr(req, &s, context.mount.attr_timeout_s);
+  ::fuse_reply_attr(req, &s, attr_timeout_of(context, *attributes));
 }
 
 void send_reply(int fd, u64 unique, int error, const void* body, std::size_t size) {

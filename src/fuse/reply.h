@@ -18,6 +18,7 @@ void reply_status(fuse_req_t req, const Status& status);
 
 struct stat to_stat(const Attributes& a);
 fuse_entry_out to_entry_out(const Context& context, const Attributes& a);
+double attr_timeout_of(const Context& context, const Attributes& a);
 fuse_entry_param to_entry(const Context& context, const Attributes& a);
 
 // Replies with the entry of `inode` and counts the lookup.
