@@ -240,6 +240,8 @@ Status FileSystemImpl::link(Inode& target, Inode& dir, std::string_view name) {
   stamp(*parent, kStampMtime | kStampCtime, t);
   tx.on_commit([&target](Lsn) { target.orphan = false; });
   PINDAX_TRY(tx.commit());
+  // An unnamed inode was not listed as dirty; what it has unsynced must outlive its last user from now on.
+  if (named_now) mark_dirty(target);
   return {};
 }
 

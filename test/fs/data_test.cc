@@ -430,6 +430,24 @@ TEST_CASE(
   CHECK(w.fs().seek(*f, 16384, true).code() == Errc::kNoDevice);
 }
 
+TEST_CASE("fs: what was written to an unnamed file is synced after it got a name and its last user went") {
+  World w(32u << 20, Granularity::kPage, SyncMode::kPosix);
+  {
+    auto root = w.fs().root();
+    REQUIRE(root.ok());
+    auto f = w.fs().create_unnamed(**root, {.mode = 0100644, .rdev = 0, .symlink_target = {}}, {});
+    REQUIRE(f.ok());
+    REQUIRE(w.write(*f, 0, text('t', 6000)).ok());
+    REQUIRE(w.fs().link(**f, **root, "f").ok());
+  }
+  auto f = w.open("f");
+  REQUIRE(w.fs().fsync(*f, false).ok());
+  f.reset();
+  w.reboot();
+  w.mount();
+  CHECK(w.contents(w.open("f")) == text('t', 6000));
+}
+
 TEST_CASE("fs: a hundred gibibytes are reserved in few extents") {
   const u64 bytes = u64{1} << 37;
   auto media = make_memory_media(bytes);
