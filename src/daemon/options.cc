@@ -195,6 +195,9 @@ Result<DaemonOptions> parse_arguments(std::span<const std::string> arguments) {
   if (!no_mount && operands.size() != 2)
     return invalid(operands.size() < 2 ? "where to? a mount point (or --no-mount --socket SOCKET) is missing"
                                        : "too many arguments: " + operands[2]);
+  for (const std::string& path : operands) {
+    if (path.empty()) return invalid("an empty path");
+  }
   options.pool = absolute_path(operands[0]);
   if (!no_mount) options.mount_point = absolute_path(operands[1]);
   return options;

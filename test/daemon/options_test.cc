@@ -25,6 +25,8 @@ TEST_CASE("daemon: a pool without a mount point needs --no-mount and a socket") 
   CHECK(parse({"--no-mount", "/pool"}).code() == Errc::kInvalid);
   CHECK(parse({"--no-mount", "--socket", "/s", "/pool", "/mnt"}).code() == Errc::kInvalid);
   CHECK(parse({"/pool", "/mnt", "/more"}).code() == Errc::kInvalid);
+  CHECK(parse({"", "/mnt"}).code() == Errc::kInvalid);
+  CHECK(parse({"/pool", ""}).code() == Errc::kInvalid);
   auto o = parse({"--no-mount", "--socket", "/run/x.sock", "/pool"});
   REQUIRE(o.ok());
   CHECK(o->socket_path == "/run/x.sock");
