@@ -91,8 +91,12 @@ void sensible(World& w, Input& in) {
       static const char* const kMore[] = {"\"path\":\"/f\"", "\"path\":\"/d/n\",\"target\":\"t\",\"mode\":493",
                                           "\"path\":17", "\"path\":\"\\ud800\",\"mode\":-1", "\"mode\":1e300,\"path\":\"/f\",\"uid\":4294967296",
                                           "\"pid\":-1", "\"session\":18446744073709551615", "\"path\":[[[[]]]]"};
-      std::string json = std::string("{\"op\":\"") + kOps[in.byte() % 15] + "\"," + kMore[in.byte() % 8] + "}";
-      if (in.byte() % 4 == 0) json.insert(in.below(json.size()), in.text());
+      std::string json = std::string("{\"op\":\"") + kOps[in.byte() % 15];
+      json += std::string("\",") + kMore[in.byte() % 8] + "}";
+      if (in.byte() % 4 == 0) {
+        const std::size_t at = in.below(json.size());
+        json.insert(at, in.text());
+      }
       const proto::Header h{.type = Type::kControl, .size = static_cast<u32>(sizeof h + json.size()), .request = 7};
       std::string packet(reinterpret_cast<const char*>(&h), sizeof h);
       return w.send(packet + json);
@@ -138,9 +142,12 @@ extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t siz
     if (step < 160) sensible(w, in);
     else if (step < 200) raw(w, in);
     else if (step < 220) w.acknowledge(1 + step % 4);
-    else if (step < 245)
-      w.change("/f", in.byte(), {offset(in) % 131072, 131072}, static_cast<BusyPolicy>(1 + in.byte() % 4), in.byte() % 4);
-    else if (step < 250) w.ring();
+    else if (step < 245) {
+      const u8 kind = in.byte();
+      const u64 begin = offset(in) % 131072;
+      const auto policy = static_cast<BusyPolicy>(1 + in.byte() % 4);
+      w.change("/f", kind, {begin, 131072}, policy, in.byte() % 4);
+    } else if (step < 250) w.ring();
     else w.list();
   }
   return 0;

@@ -176,7 +176,8 @@ extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t siz
     const format::Geometry& g = pool.geometry();
     for (u64 n = in.below(4); n > 0; --n) {
       const u64 flipped = in.odd_number();
-      pool.media().poke((g.journal_block + kHeaderBlocks) * kBlockSize + in.half(), &flipped, 1 + in.below(8));
+      const u64 at = (g.journal_block + kHeaderBlocks) * kBlockSize + in.half();
+      pool.media().poke(at, &flipped, 1 + in.below(8));
     }
   } else {
     Ring ring(pool, in);

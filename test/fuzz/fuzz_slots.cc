@@ -66,9 +66,13 @@ void step(World& w, Input& in) {
                                            .end = f.end, .age = f.age, .thread = f.thread, .episode = f.episode});
       break;
     }
-    case 6:
-      w.change("/f", in.byte(), {u64{in.byte() % 16u} * kBlockSize, 65536}, static_cast<BusyPolicy>(1 + in.byte() % 4), in.byte() % 4);
+    case 6: {
+      const u8 kind = in.byte();
+      const u64 begin = u64{in.byte() % 16u} * kBlockSize;
+      const auto policy = static_cast<BusyPolicy>(1 + in.byte() % 4);
+      w.change("/f", kind, {begin, 65536}, policy, in.byte() % 4);
       break;
+    }
     case 7: w.request(Type::kFault, proto::FaultBody{.mapping = 0, .write = in.byte() % 2u, .offset = (in.byte() % 16u) * kBlockSize, .length = kBlockSize}); break;
     case 8: {
       const u8 how = in.byte();

@@ -39,7 +39,8 @@ void check_acl(const std::string& bytes, Input& in) {
   FUZZ_REQUIRE(again.ok() && again->print() == printed, "a list that was printed");
   (void)acl->equals_mode();
   (void)acl->mode_bits();
-  (void)acl->permits(in.byte() % 8, in.byte(), in.byte(), {1, 2, 3}, 1, 2);
+  const u32 want = in.byte() % 8, uid = in.byte();
+  (void)acl->permits(want, uid, uid / 16, {1, 2, 3}, 1, 2);
   u32 mode = in.half();
   again->apply_mode(mode);
   acl->inherit(&mode);
