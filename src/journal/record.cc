@@ -111,8 +111,13 @@ void RecordBuilder::finish(Lsn lsn, u64 epoch) {
   h.length_bytes = static_cast<u32>(bytes_.size());
   h.range_count = range_count_;
   std::memcpy(bytes_.data(), &h, sizeof h);
-  h.crc = record_sum(bytes_.data(), bytes_.size(), epoch);
-  std::memcpy(bytes_.data(), &h, sizeof h);
+  seal_record(bytes_, epoch);
+}
+
+void seal_record(std::vector<std::byte>& record, u64 epoch) {
+  auto* header = reinterpret_cast<RecordHeader*>(record.data());
+  header->crc = 0;
+  header->crc = record_sum(record.data(), record.size(), epoch);
 }
 
 bool plausible_record(const RecordHeader& header, Lsn lsn, u64 epoch, u64 bytes_max) {

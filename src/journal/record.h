@@ -41,6 +41,9 @@ u64 changed_lines(PoolOffset at, u32 length);
 // The most that add_changes or add_whole takes for an object.
 constexpr u64 max_encoded_bytes(u64 length) { return sizeof(format::RecordRange) + round_up(length, 8); }
 
+// Fills in the sum of a record whose other bytes are complete; a multiple of 8 of them.
+void seal_record(std::vector<std::byte>& record, u64 epoch);
+
 // True if `header` can begin the record at `lsn`: the rest of it may be read.
 bool plausible_record(const format::RecordHeader& header, Lsn lsn, u64 epoch, u64 bytes_max);
 // True if the whole record is as it was written. Changes the crc field of `record` to zero.

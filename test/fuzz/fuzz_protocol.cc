@@ -39,7 +39,7 @@ void sensible(World& w, Input& in) {
                                        O_RDWR | O_CREAT | O_EXCL, O_PATH};
       static const char* const kPaths[] = {"f", "/g", "d", "d/new", "", "/", "../x", "f/x"};
       const u8 how = in.byte();
-      const proto::OpenBody body{.flags = how < 250 ? kFlags[how % 8] : in.take<u32>(), .mode = in.half(), .umask = 022, .reserved = 0};
+      const proto::OpenBody body{.flags = how < 250 ? kFlags[how % 8] : in.take<u32>(), .mode = in.half(), .umask = 022};
       const u8 name = in.byte();
       return w.request(Type::kOpen, body, name < 200 ? std::string_view(kPaths[name % 8]) : in.text());
     }
@@ -74,7 +74,7 @@ void sensible(World& w, Input& in) {
                                                               .offset = offset(in), .length = offset(in), .deadline_ms = in.byte() % 4u});
     case 11:
       return w.request(Type::kTruncate, proto::TruncateBody{.file = file_ref(in), .size = offset(in), .policy = in.byte() % 6u,
-                                                            .reserved = 0, .deadline_ms = in.byte() % 4u});
+                                                            .thread = 0, .deadline_ms = in.byte() % 4u});
     case 12:
       return w.request(Type::kClone, proto::CloneBody{file_ref(in), file_ref(in), offset(in), offset(in), offset(in)});
     case 13: return w.request(Type::kRead, proto::ReadBody{file_ref(in), offset(in), offset(in)});
@@ -133,7 +133,7 @@ extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t siz
   World w;
   if (how % 16 != 0) w.attach((how & 16) == 0);
   if ((how & 32) != 0) {  // something to work with
-    w.request(Type::kOpen, proto::OpenBody{.flags = O_RDWR, .mode = 0, .umask = 0, .reserved = 0}, "f");
+    w.request(Type::kOpen, proto::OpenBody{.flags = O_RDWR, .mode = 0, .umask = 0}, "f");
     w.request(Type::kMap, proto::MapBody{.file = {.handle = 1, .token = {}}, .offset = 0, .length = 65536, .prot = 3,
                                          .flags = (how & 16) == 0 ? 0 : proto::kMapIndirect});
   }

@@ -6,6 +6,7 @@
 #include "base/crc32c.h"
 #include "fsck/fsck.h"
 #include "fuzz/pool.h"
+#include "journal/record.h"
 #include "journal/transaction.h"
 
 using namespace pindax;
@@ -53,12 +54,11 @@ class Ring {
     if (how % 16 == 2) h.range_count = static_cast<u32>(in_.odd_number());
     if (how % 16 == 3) h.lsn = in_.odd_number();
     if (how % 16 == 4) h.epoch = in_.odd_number();
-    std::string bytes(reinterpret_cast<const char*>(&h), sizeof h);
-    bytes += body;
-    const le64 seed = header_.epoch;
-    const u32 crc = crc32c(bytes.data(), bytes.size(), crc32c(&seed, sizeof seed));
-    const le32 stored = how % 16 == 5 ? crc ^ 1u : crc;
-    std::memcpy(bytes.data() + offsetof(format::RecordHeader, crc), &stored, sizeof stored);
+    std::vector<std::byte> bytes(sizeof h + body.size());
+    std::memcpy(bytes.data(), &h, sizeof h);
+    if (!body.empty()) std::memcpy(bytes.data() + sizeof h, body.data(), body.size());
+    seal_record(bytes, header_.epoch);
+    if (how % 16 == 5) bytes[offsetof(format::RecordHeader, crc)] ^= std::byte{1};
     if (how % 16 == 6) bytes.resize(in_.below(bytes.size()));
     store(bytes);
     lsn_ += sizeof h + body.size();
@@ -99,7 +99,7 @@ class Ring {
     return out;
   }
 
-  void store(const std::string& bytes) {
+  void store(const std::vector<std::byte>& bytes) {
     const u64 ring = (g_.journal_blocks - kHeaderBlocks) * kBlockSize;
     const u64 base = (g_.journal_block + kHeaderBlocks) * kBlockSize;
     for (u64 done = 0; done < bytes.size();) {

@@ -95,7 +95,7 @@ extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t siz
   World w;
   w.attach(true);
   FUZZ_REQUIRE(w.alive(), "the attached session");
-  w.request(Type::kOpen, proto::OpenBody{.flags = O_RDWR, .mode = 0, .umask = 0, .reserved = 0}, "f");
+  w.request(Type::kOpen, proto::OpenBody{.flags = O_RDWR, .mode = 0, .umask = 0}, "f");
   w.request(Type::kMap,
             proto::MapBody{.file = {.handle = 1, .token = {}}, .offset = 0, .length = 65536, .prot = 3, .flags = 0});
   for (int steps = 0; !in.empty() && w.alive() && steps < 100; ++steps) step(w, in);
