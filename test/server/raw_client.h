@@ -87,6 +87,9 @@ class World {
   std::unique_ptr<Server> server;
 };
 
+// Answers are expected at once; on a machine that is busy with other things that may take a while.
+inline constexpr int kPatienceMs = 30'000;
+
 class RawClient {
  public:
   struct Packet {
@@ -154,7 +157,7 @@ class RawClient {
     return request;
   }
   // The next packet; a zero header after a hang-up or two seconds of silence.
-  Packet receive(int timeout_ms = 2000) {
+  Packet receive(int timeout_ms = kPatienceMs) {
     if (!stash.empty()) {
       Packet p = std::move(stash.front());
       stash.pop_front();
@@ -188,7 +191,7 @@ class RawClient {
     return p;
   }
   // Waits for the answer; what else arrives is kept for receive().
-  Packet answer(u64 request, int timeout_ms = 2000) {
+  Packet answer(u64 request, int timeout_ms = kPatienceMs) {
     for (auto it = stash.begin(); it != stash.end(); ++it) {
       if (it->header.type != proto::Type::kReply || it->header.request != request) continue;
       Packet p = std::move(*it);
@@ -207,7 +210,7 @@ class RawClient {
     REQUIRE(p.header.size != 0);
     return p;
   }
-  bool hung_up(int timeout_ms = 2000) {
+  bool hung_up(int timeout_ms = kPatienceMs) {
     for (;;) {
       struct pollfd waiting = {socket.get(), POLLIN, 0};
       if (::poll(&waiting, 1, timeout_ms) != 1) return false;
