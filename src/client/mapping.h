@@ -49,7 +49,8 @@ struct pindax_mapping {
 namespace pindax::client {
 
 // Service thread, under mappings_mutex. Clipped to the mapping; allocate nothing.
-void install_grant(pindax_mapping& m, const proto::GrantBody& grant) REQUIRES(m.client->mappings_mutex);
+// `c`: the mapping's client.
+void install_grant(pindax_client& c, pindax_mapping& m, const proto::GrantBody& grant) REQUIRES(c.mappings_mutex);
 void remove_translations(pindax_mapping& m, u64 begin, u64 end);
 
 // Reserves and watches the address range of a direct mapping. 0 or a negative errno.

@@ -123,7 +123,7 @@ void evict_most_pieces(pindax_client& c) REQUIRES(c.mappings_mutex) {
 
 }  // namespace
 
-void install_grant(pindax_mapping& m, const proto::GrantBody& g) {
+void install_grant(pindax_client& c, pindax_mapping& m, const proto::GrantBody& g) {
   const u64 begin = std::max(round_down(g.offset, kBlockSize), m.file_offset);
   u64 end = std::min(g.length > kMaxOffset - g.offset ? kMaxOffset : g.offset + g.length, m.file_end());
   end = round_down(end, kBlockSize);
@@ -131,7 +131,7 @@ void install_grant(pindax_mapping& m, const proto::GrantBody& g) {
   const u64 address = m.address_of(begin);
   switch (g.kind) {
     case proto::GrantKind::kBlocks:
-      if (m.client->pieces.load(std::memory_order_relaxed) >= kMaxPieces) evict_most_pieces(*m.client);
+      if (c.pieces.load(std::memory_order_relaxed) >= kMaxPieces) evict_most_pieces(c);
       install_blocks(m, g, begin, end);
       break;
     case proto::GrantKind::kHole:

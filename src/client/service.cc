@@ -46,7 +46,7 @@ void pindax_client::run_service() {
       proto::GrantBody grant;
       if (!take(packet, length, grant)) continue;
       MutexLock lock(mappings_mutex);
-      if (pindax_mapping* m = mapping_by_id(grant.mapping); m != nullptr && m->direct && !m->closing) install_grant(*m, grant);
+      if (pindax_mapping* m = mapping_by_id(grant.mapping); m != nullptr && m->direct && !m->closing) install_grant(*this, *m, grant);
     } else if (header.type == proto::Type::kRecall) {
       proto::RecallBody recall;
       if (!take(packet, length, recall)) continue;
