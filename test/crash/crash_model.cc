@@ -16,10 +16,11 @@ u64 hash_bytes(u64 seed, const std::byte* bytes, u64 length) {
   u64 h = seed;
   for (u64 i = 0; i < length; i += kWordBytes) {
     u64 word = 0;
-    std::memcpy(&word, bytes + i, std::min(kWordBytes, length - i));
-    h = mix(h, word);
+    std::memcpy(&word, bytes + i, kWordBytes);
+    h = (h ^ word) * 0x9e37'79b9'7f4a'7c15;
+    h ^= h >> 29;
   }
-  return h;
+  return mix(h, length);
 }
 }  // namespace
 
@@ -44,7 +45,9 @@ bool CrashModel::makes_durable(const MediaEvent& e) const {
 void CrashModel::store(const MediaEvent& e) {
   for (u64 at = e.at; at < e.at + e.length;) {
     const u64 end = std::min(e.at + e.length, round_down(at, kWordBytes) + kWordBytes);
-    units_[at / unit_bytes_].words.push_back({.at = at,
+    Unit& unit = units_[at / unit_bytes_];
+    if (unit.words.empty()) unit.hash = hash_bytes(at / unit_bytes_, durable_.bytes() + round_down(at, unit_bytes_), unit_bytes_);
+    unit.words.push_back({.at = at,
                                               .length = static_cast<u32>(end - at),
                                               .past_cache = !page_ && e.kind == Kind::kStoreNt,
                                               .data = e.data + (at - e.at)});
@@ -56,12 +59,13 @@ void CrashModel::store(const MediaEvent& e) {
 void CrashModel::settle(std::map<u64, Unit>::iterator unit, u32 words) {
   Unit& u = unit->second;
   const u64 start = unit->first * unit_bytes_;
-  durable_hash_ -= hash_bytes(unit->first, durable_.bytes() + start, unit_bytes_);
+  durable_hash_ -= u.hash;
   for (u32 i = 0; i < words; ++i) {
     const Word& w = u.words[i];
     durable_.poke(w.at, log_.bytes.data() + w.data, w.length);
   }
-  durable_hash_ += hash_bytes(unit->first, durable_.bytes() + start, unit_bytes_);
+  u.hash = hash_bytes(unit->first, durable_.bytes() + start, unit_bytes_);
+  durable_hash_ += u.hash;
   image_.poke(start, durable_.bytes() + start, unit_bytes_);
   u.words.erase(u.words.begin(), u.words.begin() + words);
   u.flushed -= std::min(u.flushed, words);
@@ -121,19 +125,18 @@ u64 CrashModel::choices(u64 bound) const { return std::min(bound, combinations(b
 
 // Applies the pick to a copy of the durable unit and stores it into the image.
 u64 CrashModel::place(u64 number, const Unit& unit, Pick pick) {
+  if (pick.prefix == 0 && pick.mask == 0) return 0;
   std::byte bytes[kSectorBytes];
   const u64 start = number * unit_bytes_;
   std::memcpy(bytes, durable_.bytes() + start, unit_bytes_);
-  const u64 before = hash_bytes(number, bytes, unit_bytes_);
   for (u32 i = 0; i < unit.words.size(); ++i) {
     const Word& w = unit.words[i];
     if (i >= pick.prefix && !(w.past_cache && ((pick.mask >> (i % 64)) & 1) != 0)) continue;
     std::memcpy(bytes + (w.at - start), log_.bytes.data() + w.data, w.length);
   }
-  const u64 after = hash_bytes(number, bytes, unit_bytes_);
-  if (after == before) return 0;
+  if (std::memcmp(bytes, durable_.bytes() + start, unit_bytes_) == 0) return 0;
   image_.poke(start, bytes, unit_bytes_);
-  return after - before;
+  return hash_bytes(number, bytes, unit_bytes_) - unit.hash;
 }
 
 CrashModel::Pick CrashModel::random_pick(const Unit& unit, Random& random) const {

@@ -57,6 +57,7 @@ class CrashModel {
   struct Unit {
     std::vector<Word> words;
     u32 flushed = 0;  // words that the next fence makes durable
+    u64 hash = 0;     // of the durable bytes
   };
   // The first `prefix` words, and of the later ones past the cache those that `mask` picks.
   struct Pick {

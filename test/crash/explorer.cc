@@ -158,7 +158,10 @@ std::string Explorer::check_image(RecordingMedia& image, const Expectation& expe
 std::string Explorer::check_mounted(RecordingMedia& image, const Expectation& expected, char boot) {
   World world(image, executor_);
   Status s = world.mount(setting_->sync, boot, false, expected.former_clients);
-  if (s.ok()) s = static_cast<FileSystemImpl&>(*world.fs).clean_orphans().with_context("orphans");
+  if (s.ok()) {
+    auto& fs = static_cast<FileSystemImpl&>(*world.fs);
+    s = retry_while_punching(fs, [&] { return fs.clean_orphans(); }).with_context("orphans");
+  }
   if (!s.ok()) return fmt::format("recovery: {}", s.message());
   if (std::string p = check_tree(*world.fs, expected); !p.empty()) return p;
   if (std::string p = check_blocks(*world.fs); !p.empty()) return p;

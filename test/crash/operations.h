@@ -4,6 +4,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -97,6 +98,9 @@ struct World {
 Status build_tree(World& world, Model& model);
 // `index` counts from 1.
 Status do_operation(World& world, const Operation& op, u64 index);
+// After the death of a daemon with clients free space is punched before it is used, by a thread that a busy machine may keep
+// waiting: tries again while that is why there is no space.
+Status retry_while_punching(FileSystem& fs, const std::function<Status()>& action);
 // Adds the moment after the operation. False: it must fail, and the moment is as before.
 bool model_operation(History& history, const Operation& op, u64 index, const Setting& setting);
 

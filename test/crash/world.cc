@@ -284,7 +284,20 @@ class Doer {
 
 }  // namespace
 
-Status do_operation(World& world, const Operation& op, u64 index) { return Doer(world, op, index).run(); }
+Status retry_while_punching(FileSystem& fs, const std::function<Status()>& action) {
+  constexpr unsigned kMostTries = 100;
+  for (unsigned tries = 0;; ++tries) {
+    Status status = action();
+    if (status.code() != Errc::kNoSpace || fs.allocator().summary().resting_blocks == 0 || tries == kMostTries) return status;
+    PINDAX_TRY(fs.allocator().reclaim());
+  }
+}
+
+Status do_operation(World& world, const Operation& op, u64 index) {
+  if (op.kind == OpKind::kRemount || op.kind == OpKind::kKill || op.kind == OpKind::kKillMapped)
+    return Doer(world, op, index).run();
+  return retry_while_punching(*world.fs, [&] { return Doer(world, op, index).run(); });
+}
 
 Status build_tree(World& world, Model& model) {
   static const Operation kSteps[] = {
