@@ -160,7 +160,7 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
     request.lock_range = lock_;
     if (mode_ != Mode::kReserve) {
       // What is beyond the end now shows as such: it becomes a hole.
-      request.break_range = {grows(size) ? std::min(blocks.begin, round_up(size, kBlockSize)) : blocks.begin, lock_.end};
+      request.break_range = {grows(size) ? std::min(blocks.begin, round_up(size, kBlockSize)) : blocks.begin, blocks.end};
     } else if (grows(size)) {
       request.break_range = {round_up(size, kBlockSize), kMaxOffset};
       request.recall_only = true;

@@ -38,6 +38,7 @@ bool Mapping::send_recall(const std::vector<ByteRange>& pieces, bool holes_only)
       client->recalls.emplace(recall, shared_from_this());
     }
     client->port->send_recall(recall, id, run.range, false);
+    inode->core->counts.recalls.fetch_add(1, std::memory_order_relaxed);
   }
   return !runs.empty();
 }

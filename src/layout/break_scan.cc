@@ -12,6 +12,7 @@ namespace pindax {
 void Break::close_gates() {
   MutexLock lock(inode_->mutex);
   if (counted_in_) return;
+  core_.counts.breaks.fetch_add(1, std::memory_order_relaxed);
   ticket_ = core_.last_ticket.fetch_add(1) + 1;
   inode_->mappings.each_overlapping(range_, [&](Mapping& m) { Core::publish_ticket(*m.client, ticket_); });
   PINDAX_STEP("break.ticket");
@@ -24,6 +25,7 @@ std::vector<Break::ScanTarget> Break::scan_targets() {
   std::vector<ScanTarget> targets;
   MutexLock lock(inode_->mutex);
   ++scans_;
+  core_.counts.scans.fetch_add(1, std::memory_order_relaxed);
   inode_->mappings.each_overlapping(range_, [&](Mapping& m) {
     if (m.client->gone.load()) return;
     auto it = std::find_if(targets.begin(), targets.end(), [&](const ScanTarget& t) { return t.client == m.client; });

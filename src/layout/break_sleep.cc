@@ -25,7 +25,8 @@ void Break::sleep(std::vector<BusyPin> busy, bool for_recall) {
   {
     MutexLock lock(inode_->mutex);
     if (phase_ == Phase::kDone) return;
-    ++retries_;
+    if (retries_++ == 0) core_.counts.waited.fetch_add(1, std::memory_order_relaxed);
+    core_.counts.retries.fetch_add(1, std::memory_order_relaxed);
     ++step_;
     if (request_.kernel_setattr && !counts_as_sleeping_setattr_) {
       counts_as_sleeping_setattr_ = true;  // C6; until the end of the operation

@@ -88,6 +88,14 @@ struct ChangeRow {
   i64 deadline_ms = -1;
   std::vector<PinRow> waits_for;
 };
+// Of all operations since the start.
+struct LayoutTotals {
+  u64 breaks = 0;   // that closed gates
+  u64 waited = 0;   // of these, that slept at least once
+  u64 retries = 0;  // sleeps
+  u64 scans = 0;
+  u64 recalls = 0;  // messages to clients
+};
 struct MappingRow {
   InodeNo ino;
   u64 session = 0;
@@ -133,6 +141,7 @@ class ClientLayout {
   virtual std::vector<PinRow> list_pins() = 0;
   virtual std::vector<ChangeRow> list_changes() = 0;
   virtual std::vector<MappingRow> list_mappings() = 0;
+  virtual LayoutTotals totals() const = 0;
 };
 
 ClientLayout& client_layout(Layout& layout);

@@ -82,6 +82,11 @@ class Core : public std::enable_shared_from_this<Core> {
   std::atomic<u64> last_ticket{0};  // A1
   std::atomic<u64> last_id{0};      // of recalls, pins and changes
 
+  struct Counts {  // LayoutTotals
+    std::atomic<u64> breaks{0}, waited{0}, retries{0}, scans{0}, recalls{0};
+  };
+  Counts counts;
+
   u64 new_id() { return last_id.fetch_add(1, std::memory_order_relaxed) + 1; }
   // Shows the client every ticket up to `ticket`.
   static void publish_ticket(ClientState& client, u64 ticket);

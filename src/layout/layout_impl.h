@@ -47,6 +47,10 @@ class LayoutImpl final : public Layout, public ClientLayout {
   std::vector<PinRow> list_pins() override;
   std::vector<ChangeRow> list_changes() override;
   std::vector<MappingRow> list_mappings() override;
+  LayoutTotals totals() const override {
+    const Core::Counts& c = core_->counts;
+    return {c.breaks.load(), c.waited.load(), c.retries.load(), c.scans.load(), c.recalls.load()};
+  }
 
  private:
   static void with_hold(InodeLayout& inode, ByteRange range, RangeLock::Mode mode, std::function<void(SharedHold)> go);

@@ -295,6 +295,12 @@ Result<Json> show_info(const Request& r) {
            {"free_inodes", static_cast<u64>(space.f_ffree)},
            {"format_version", sb.version.get()},
            {"clients", static_cast<u64>(r.context.sessions().size())}};
+  const LayoutTotals totals = r.context.clients().totals();
+  row["breaks"] = totals.breaks;
+  row["breaks_that_waited"] = totals.waited;
+  row["break_retries"] = totals.retries;
+  row["scans"] = totals.scans;
+  row["recalls"] = totals.recalls;
   if (r.context.options.pool != nullptr) row["pool_kind"] = pool_kind_name(r.context.options.pool->kind());
   return row;
 }

@@ -119,7 +119,56 @@ Step Generator::plain(const Runner& runner) {
   return s;
 }
 
+// Something that moves the bytes of `range`, by any way that the worker has.
+Step Generator::data_step(const Runner& runner, u32 worker, u32 file, ByteRange range) {
+  const WorkerModel& w = runner.worker(worker);
+  Step s{.op = random_.chance(70) ? Op::kWrite : Op::kRead, .worker = worker, .file = file, .offset = range.begin, .length = range.length(), .seed = random_.below(1u << 20)};
+  if (w.mounted[file] && random_.chance(30)) s.op = random_.chance(70) ? Op::kMstore : Op::kMload;
+  for (u32 slot = 0; slot < kMappings; ++slot) {
+    const MappingModel& m = w.mappings[slot];
+    if (!m.live || m.file != file || m.range.begin > range.begin || m.range.end < range.end || !random_.chance(70)) continue;
+    s.op = random_.chance(70) ? Op::kStore : Op::kLoad;
+    s.slot = slot;
+    return s;
+  }
+  if (random_.chance(20)) {
+    s.op = Op::kFallocate;
+    s.mode = kModes[random_.between(2, 4)];
+    s.library = random_.chance(50);
+  }
+  return s;
+}
+
+std::optional<Step> Generator::pair(const Runner& runner) {
+  const u32 workers = runner.options().workers;
+  const u32 a = static_cast<u32>(random_.below(workers)), b = static_cast<u32>((a + 1 + random_.below(workers - 1)) % workers);
+  const u32 file = random_.chance(85) ? 0 : 1;
+  Step first;
+  if (random_.chance(15)) {
+    first = {.op = Op::kAppend, .worker = a, .file = file, .length = random_.between(1, 9000), .seed = random_.below(1u << 20)};
+    then_ = first;
+    then_->worker = b;
+    then_->length = random_.between(1, 9000);
+    do then_->seed = random_.below(1u << 20);
+    while (pattern_byte(first.seed, 0) == pattern_byte(then_->seed, 0));  // the first byte tells the order
+  } else {
+    const u64 size = runner.file(file).size();
+    if (size < 2) return std::nullopt;
+    u64 middle = random_.between(1, size - 1);
+    if (random_.chance(40)) middle = std::max<u64>(1, round_down(middle, kBlockSize));
+    first = data_step(runner, a, file, {middle - std::min(middle, random_.between(1, 20'000)), middle});
+    then_ = data_step(runner, b, file, {middle, middle + std::min(size - middle, random_.between(1, 20'000))});
+  }
+  first.together = true;
+  return first;
+}
+
 Step Generator::next(const Runner& runner) {
+  if (then_) {
+    const Step s = *then_;
+    then_.reset();
+    return s;
+  }
   if (options_.restarts && random_.below(600) == 0)
     return {.op = random_.chance(50) ? Op::kRemount : Op::kCrash, .mode = static_cast<u32>(random_.below(3))};
   const bool waiting = runner.changing(0) || runner.changing(1);
@@ -148,7 +197,8 @@ Step Generator::next(const Runner& runner) {
       return c;
     }
   }
-  s.together = random_.chance(15);
+  if (!waiting && random_.chance(8))
+    if (const auto first = pair(runner)) return *first;
   return s;
 }
 

@@ -74,7 +74,7 @@ bool Runner::run_appends(const Step& a, const Step& b) {
   const u64 end = f.size();
   const Step look{.op = Op::kRead, .worker = a.worker, .file = a.file, .offset = end, .length = 1};
   if (ask(look) != 1) return fail(a, "the appended bytes cannot be read");
-  const bool a_first = workers_[a.worker]->buffer()[0] == pattern_byte(a.seed, 0);
+  const bool a_first = workers_[a.worker]->buffer()[0] == pattern_byte(a.seed, 0);  // seeds that begin alike are not paired
   for (const Step& s : {a_first ? a : b, a_first ? b : a}) f.put_pattern(f.size(), s.length, s.seed, 0, number_);
   const Step all{.op = Op::kRead, .worker = a.worker, .file = a.file, .offset = end, .length = a.length + b.length};
   return judge(all, ask(all));
