@@ -46,12 +46,15 @@ int Userfaultfd::watch(void* address, u64 length) {
   return ::ioctl(fd_.get(), UFFDIO_REGISTER, &reg) == 0 ? 0 : errno;
 }
 
+// A copy must lie within one mapping of the kernel's (ENOENT), and placeholders that were moved into place are mappings of
+// their own: then page by page.
 int Userfaultfd::fill_zeros(u64 address, u64 length) {
+  u64 piece = sizeof(kZeros);
   for (u64 done = 0; done < length;) {
     uffdio_copy copy{};
     copy.dst = address + done;
     copy.src = reinterpret_cast<u64>(kZeros);
-    copy.len = std::min<u64>(length - done, sizeof(kZeros));
+    copy.len = std::min<u64>(length - done, piece);
     copy.mode = UFFDIO_COPY_MODE_WP | UFFDIO_COPY_MODE_DONTWAKE;
     if (::ioctl(fd_.get(), UFFDIO_COPY, &copy) == 0) {
       done += copy.len;
@@ -59,6 +62,7 @@ int Userfaultfd::fill_zeros(u64 address, u64 length) {
     }
     if (copy.copy > 0) done += static_cast<u64>(copy.copy);
     else if (errno == EEXIST) done += kBlockSize;
+    else if (errno == ENOENT && copy.len > kBlockSize) piece = kBlockSize;
     else if (errno != EAGAIN) return errno;
   }
   return 0;

@@ -232,6 +232,20 @@ def test_stale_translations_are_recalled(m):
     check_equal(c.ask("load", 512 * KiB, 4), ["00000000"], "grown again")
 
 
+def test_hole_beside_a_recalled_page(m):
+    """a hole that is read across the place of a recalled page is served"""
+    path = m.file("f")
+    os.truncate(path, 1 * MiB)
+    c = m.client()
+    c.ask("open", "f", "rw")
+    c.ask("map", 0, 1 * MiB, "lazy")
+    c.ask("load", 20 * 4096, 1)
+    c.ask("store", 5 * 4096, "61")
+    punch(path, 5 * 4096, 4096)
+    for page in (4, 2, 5, 6):
+        check_equal(c.ask("load", page * 4096, 2), ["0000"], f"page {page}")
+
+
 def test_growth_over_a_gap(m):
     """a write or a zeroing far behind the end turns what was beyond it into a hole, for mappers too"""
     for name, grow in (("write", lambda p: os.pwrite(p, b"x", 512 * KiB)),
