@@ -66,4 +66,8 @@ void pindax_client::run_service() {
   requests.connection_lost();
   const u64 one = 1;
   (void)!::write(stop.get(), &one, sizeof(one));  // the fault thread answers by itself from now on
+  // Faults that the daemon had been told of happen again, and are answered.
+  MutexLock lock(mappings_mutex);
+  for (const pindax_mapping* m : by_id)
+    if (m != nullptr && m->direct && !m->closing) uffd.wake(m->base, m->span);
 }

@@ -59,6 +59,24 @@ def crash_round(m, seconds):
     return len(done)
 
 
+def test_fault_when_the_daemon_dies(m):
+    """a fault that the daemon took along when it was killed ends with SIGBUS"""
+    m.file("f", 1 * MiB, fill=1)
+    c = m.client()
+    c.ask("open", "f", "rw")
+    c.ask("map", 0, 1 * MiB, "lazy")
+    pid = m.daemon_pid()
+    os.kill(pid, signal.SIGSTOP)
+    c.send("load", 0, 1)
+    time.sleep(0.2)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not process_alive(pid), "the daemon dies")
+    answer = Background(c.answer).result(10)
+    check_equal(answer, "error SIGBUS")
+    c.kill()
+    run("umount", "-l", m.path, ok=None)
+
+
 def test_kill_under_load(m):
     """[D2] kill -9 under load loses nothing acknowledged; fsck finds the pool consistent (tmpfs pool)"""
     total = sum(crash_round(m, random.uniform(0.05, 0.6)) for _ in range(5))

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <linux/falloc.h>
 #include <pindax/pindax.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -103,8 +104,8 @@ void run_breaker(const Place& place, u32 clients) {
     const std::string path = client_file(place, static_cast<u32>(random.below(clients)), true);
     const u32 life = shared.life.load();
     const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
-    const auto offset = static_cast<off_t>(random.below(kClientFileBytes));
-    const auto length = static_cast<off_t>(random.between(1, 40'000));
+    const auto offset = static_cast<off_t>(round_down(random.below(kClientFileBytes), 8));  // whole words
+    const auto length = static_cast<off_t>(8 * random.between(1, 5000));
     int result = fd < 0 ? -1 : 0;
     if (fd >= 0) {
       switch (random.below(4)) {
