@@ -202,7 +202,7 @@ const std::vector<NamedPlant>& code_plants() {
        {OpKind::kCheckpoint}},
       {"orphan-unlisted", "an unlinked file is not on the orphan list", {}, {"line-strict"}, {1}},
       {"tail-not-zeroed", "old bytes behind the end of a file show when it grows", {}, {"page-strict"}, {1},
-       {OpKind::kWrite}, {}, 1},
+       {OpKind::kAppend}, {}, 1},
       {"commit-before-drain", "a write commits before its bytes are drained", {}, {"line-strict"}, {1}},
       {"fsync-without-journal", "fsync leaves the records in flight", {}, {"page-posix"}, {2}, {}, {OpKind::kFsync}},
       {"mount-unrecorded", "the mount does not store its epoch", {}, {"page-posix"}, {1, 2}},
