@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // Random namespace operations against a model in plain maps, with deaths of the daemon in between: everything acknowledged
-// is there, nothing else is.
+// is there, nothing else is, and fsck finds nothing.
 #include <stdio.h>
 
 #include <set>
 
+#include "fsck/fsck.h"
 #include "helpers.h"
 
 namespace pindax {
@@ -80,7 +81,9 @@ class Fuzz {
       step();
       if (below(400) == 0) {
         if (below(3) == 0) REQUIRE_OK(fs_->unmount());
-        fs_.remount();
+        fs_.drop();
+        check_media();
+        fs_.mount();
         compare();
       }
       if (below(150) == 0) REQUIRE_OK(fs_->clean_orphans());
@@ -92,9 +95,18 @@ class Fuzz {
     std::set<int> all;
     count(0, &all);
     CHECK(space.f_files - space.f_ffree == all.size());
+    fs_.drop();
+    check_media();
   }
 
  private:
+  void check_media() {
+    const FsckReport report = TestFs::ok(fsck(fs_.media(), {}));
+    for (const FsckFinding& f : report.findings) {
+      if (f.severity != FsckSeverity::kNote) UNSCOPED_INFO(f.structure << ", " << f.where << ": " << f.message);
+    }
+    REQUIRE(report.findings_total == 0);
+  }
   unsigned below(unsigned n) { return static_cast<unsigned>(random_() % n); }
   std::string name() { return "n" + std::to_string(below(12)); }
   int directory() {
