@@ -54,7 +54,7 @@ class AllocatorImpl final : public Allocator {
   static constexpr u64 kUnknown = ~u64{0};
 
   struct Group {
-    explicit Group(u32 index) : ag(index) {}
+    explicit Group(u32 index) : ag(index), overflow(index) {}
     const u32 ag;
     Mutex mutex{LockRank::kAllocGroup};
     std::atomic<u64> free{kUnknown};  // blocks in `space`; before loading what the header says; a hint
@@ -68,6 +68,7 @@ class AllocatorImpl final : public Allocator {
     u64 examine_from GUARDED_BY(mutex) = 0;             // no unexamined block before it
     std::vector<InodeNo> free_slots GUARDED_BY(mutex);  // taken from the back
     std::unordered_set<u64> freeing GUARDED_BY(mutex);  // slots of transactions that are under way
+    std::atomic<u32> overflow;  // the group that got the last inode block which did not fit into this one; else itself
   };
 
   Group& group(u32 ag);

@@ -96,6 +96,7 @@ Status AllocatorImpl::add_inode_block(Group& near) {
   g.inode_blocks.set(bit);
   for (u32 i = kInodesPerBlock; i-- > 0;) g.free_slots.push_back(slot_number(run.start.value, i));
   inodes_allocated_ += kInodesPerBlock;
+  near.overflow.store(g.ag, std::memory_order_relaxed);
   return {};
 }
 
@@ -108,6 +109,12 @@ Result<InodeNo> AllocatorImpl::allocate_inode(Transaction& tx, InodeNo near) {
   for (int round = 0; round < 8 && !ino; ++round) {
     PINDAX_ASSIGN(ino, take_slot(group(first)));
     if (ino) break;
+    // The group is full: use up what was added elsewhere on its behalf before adding more.
+    const u32 overflow = group(first).overflow.load(std::memory_order_relaxed);
+    if (overflow != first) {
+      PINDAX_ASSIGN(ino, take_slot(group(overflow)));
+      if (ino) break;
+    }
     added = add_inode_block(group(first));
     if (!added.ok()) break;
   }

@@ -116,6 +116,26 @@ TEST_CASE("alloc: a full pool has no room for inodes") {
   REQUIRE(b.alloc->allocate_inode(tx, InodeNo(0)).code() == Errc::kNoInodes);
 }
 
+TEST_CASE("alloc: a full group's inodes go elsewhere, and no more blocks of them than it takes") {
+  AllocBench b;
+  std::set<u64> seen;
+  {
+    Transaction tx(*b.store);
+    AllocateRequest request;
+    for (;;) {
+      const auto runs = b.alloc->free_runs(0);
+      REQUIRE(runs.ok());
+      if (runs->empty()) break;
+      request.near = runs->front().start;
+      request.wanted = runs->front().length;
+      REQUIRE(b.alloc->allocate(tx, request).ok());
+    }
+    REQUIRE(tx.commit().ok());
+  }
+  for (u32 i = 0; i < 10 * format::kInodesPerBlock; ++i) REQUIRE(seen.insert(create(b).value).second);
+  REQUIRE(b.alloc->summary().inodes_allocated <= 11 * format::kInodesPerBlock);
+}
+
 TEST_CASE("alloc: threads never get the same inode slot") {
   AllocBench b;
   std::mutex mutex;
