@@ -124,21 +124,7 @@ void Session::allocate_and_grant(const EntryPtr& entry, ByteRange block, std::fu
       FileSystem& fs = self->context_.fs;
       auto made = fs.translate(*entry->inode, block, true);
       status = made.status();
-      if (made.ok()) {
-        std::vector<GrantPiece> pieces;
-        for (const Translation& t : *made) {
-          GrantPiece piece = piece_of(t, entry->writable);
-          const ByteRange whole = piece.range;
-          piece.range = intersect(whole, block);
-          if (piece.range.empty()) continue;
-          piece.pool_offset += piece.range.begin - whole.begin;
-          pieces.push_back(piece);
-        }
-        self->context_.uncommitted.granted(*entry->inode);
-        fs.note_direct_stores(*entry->inode, block);
-        PINDAX_STEP("server.fault_allocated");
-        self->context_.clients().grant(*entry->mapping, *hold, pieces);
-      }
+      if (made.ok()) self->grant_made(*entry, *made, block, *hold);
       hold->release();
     }
     if (!status.ok()) self->grant_error(*entry, block, status);
@@ -146,6 +132,22 @@ void Session::allocate_and_grant(const EntryPtr& entry, ByteRange block, std::fu
     self->end_use(entry);
   };
   context_.clients().with_fault(*entry->mapping, block, true, std::move(go));
+}
+
+void Session::grant_made(MappingEntry& entry, const std::vector<Translation>& made, ByteRange range, const SharedHold& hold) {
+  std::vector<GrantPiece> pieces;
+  for (const Translation& t : made) {
+    GrantPiece piece = piece_of(t, entry.writable);
+    const ByteRange whole = piece.range;
+    piece.range = intersect(whole, range);
+    if (piece.range.empty()) continue;
+    piece.pool_offset += piece.range.begin - whole.begin;
+    pieces.push_back(piece);
+  }
+  context_.uncommitted.granted(*entry.inode);
+  context_.fs.note_direct_stores(*entry.inode, range);
+  PINDAX_STEP("server.fault_allocated");
+  context_.clients().grant(*entry.mapping, hold, pieces);
 }
 
 void Session::grant_error(const MappingEntry& entry, ByteRange range, const Status& why) {

@@ -61,7 +61,9 @@ void Session::finish_write_pin(const EntryPtr& entry, ByteRange range, u64 at, u
     if (hold.ok()) {
       auto made = self->context_.fs.translate(*entry->inode, piece, true);
       status = made.status();
-      if (made.ok()) self->context_.uncommitted.granted(*entry->inode);
+      if (made.ok() && entry->indirect) self->context_.uncommitted.granted(*entry->inode);
+      // Others' zero pages were recalled; the mapping's own must give way to the blocks, which others may now store into.
+      if (made.ok() && !entry->indirect) self->grant_made(*entry, *made, piece, *hold);
       hold->release();
     }
     if (!status.ok() || piece.end >= range.end) return self->answer_pin(entry, range, pin, request, status);

@@ -181,6 +181,8 @@ class Session final : public ClientPort, public std::enable_shared_from_this<Ses
   void allocate_and_grant(const EntryPtr& entry, ByteRange block, std::function<void(Status)> done);
   // True: the first block is served. Under the hold; a write that meets no writable block there is not served.
   Result<bool> grant_existing(MappingEntry& entry, ByteRange range, bool write, const SharedHold& hold);
+  // Blocks that were just looked up for writing: F1, under the hold.
+  void grant_made(MappingEntry& entry, const std::vector<Translation>& made, ByteRange range, const SharedHold& hold);
   void grant_error(const MappingEntry& entry, ByteRange range, const Status& why);
   void finish_write_pin(const EntryPtr& entry, ByteRange range, u64 at, u64 pin, u64 request);
   void answer_pin(const EntryPtr& entry, ByteRange range, u64 pin, u64 request, const Status& status);

@@ -246,6 +246,21 @@ def test_hole_beside_a_recalled_page(m):
         check_equal(c.ask("load", page * 4096, 2), ["0000"], f"page {page}")
 
 
+def test_write_pin_of_a_hole_that_was_read(m):
+    """[R18] a write pin takes away the zeros that its own mapping showed: what others store there is seen"""
+    path = m.file("f")
+    os.truncate(path, 1 * MiB)
+    c, other = m.client(), m.client()
+    for client in (c, other):
+        client.ask("open", "f", "rw")
+        client.ask("map", 0, 1 * MiB, "lazy")
+    check_equal(c.ask("load", 4096, 1), ["00"])
+    c.ask("pin", 0, 4096, 8192, "write")
+    other.ask("store", 8190, "61626364")
+    check_equal(c.ask("load", 8190, 4), ["61626364"], "what the other stored")
+    c.ask("unpin", 0)
+
+
 def test_growth_over_a_gap(m):
     """a write or a zeroing far behind the end turns what was beyond it into a hole, for mappers too"""
     for name, grow in (("write", lambda p: os.pwrite(p, b"x", 512 * KiB)),

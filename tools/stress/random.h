@@ -19,7 +19,7 @@ constexpr u64 mix(u64 x) {  // splitmix64's finaliser
 
 class Random {
  public:
-  explicit Random(u64 seed) : state_(seed) {}
+  explicit Random(u64 seed) : state_(mix(seed)) {}  // neighbouring seeds give unlike runs
   u64 next() { return mix(state_++); }
   u64 below(u64 n) { return n == 0 ? 0 : next() % n; }
   u64 between(u64 low, u64 high) { return low + below(high - low + 1); }  // both included
