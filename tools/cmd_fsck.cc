@@ -60,6 +60,13 @@ int run(const Options& o) {
   (void)wait_until_free(o.pool, kReleaseBound);
   auto media = PoolMedia::open(o.pool, {.read_only = !o.repair, .exclusive = true});
   if (!media.ok()) return fail("fsck", media.status());
+  if (o.repair) {
+    // D2: a process of a former daemon that still maps the pool would store into what a repair moves.
+    auto held = (*media)->witnesses_held();
+    if (!held.ok()) return fail("fsck", held.status());
+    if (!held->empty())
+      return fail("fsck", Status(Errc::kBusy, fmt::format("{}: {} processes still map the pool: end them, then repair", o.pool, held->size())));
+  }
   FsckOptions options;
   options.repair = o.repair;
   const bool bar = !o.json && !o.quiet && ::isatty(STDERR_FILENO) != 0;

@@ -97,6 +97,9 @@ def test_kill_with_clients_attached(m):
     c.ask("open", "f", "rw")
     c.ask("map", 0, 4 * MiB)
     m.kill_daemon()
+    for command in (("fsck", m.pool, "--repair"), ("mkfs", m.pool, "--force")):
+        refused = run(PINDAX, *command, ok=(4,), timeout=40)
+        check("map" in refused.stderr, refused.stderr)
     m.mount()
     os.unlink(m.path / "f")
     new = m.file("new", 16 * MiB, fill=7)
