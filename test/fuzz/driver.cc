@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // Runs a fuzz target without libFuzzer: every file of the corpus, then mutations of them until the time is over.
-//   fuzz_NAME [--seconds S] [--seed N] [--keep DIR] [FILE or DIR]…
+//   fuzz_NAME [--seconds S] [--seed N] [--keep DIR] [--hang S] [FILE or DIR]…
 // The seed is printed; the same seed and corpus make the same inputs. An input that crashes, hangs or takes too much memory is
 // written to DIR (default: the current one) as crash-NAME-HASH; give that file as an argument to run it alone.
 #include <fcntl.h>
@@ -25,10 +25,10 @@ namespace {
 using Bytes = std::vector<unsigned char>;
 using Clock = std::chrono::steady_clock;
 
-constexpr unsigned kHangSeconds = 60;      // of one input; sanitizers and a loaded machine included
 constexpr long kMemoryMaxKib = 2l << 20;  // of the process, at its highest
 constexpr std::size_t kInputMax = 4096;
 
+unsigned hang_seconds = 60;  // of one input; a loaded machine included
 const unsigned char* current_data = nullptr;
 std::size_t current_size = 0;
 char crash_prefix[512];
@@ -63,7 +63,7 @@ void on_signal(int number) {
 void run(const Bytes& input) {
   current_data = input.data();
   current_size = input.size();
-  ::alarm(kHangSeconds);
+  ::alarm(hang_seconds);
   LLVMFuzzerTestOneInput(input.data(), input.size());
   ::alarm(0);
   struct rusage usage = {};
@@ -142,6 +142,7 @@ int main(int argc, char** argv) {
     if (a == "--seconds") seconds = std::atof(value), ++i;
     else if (a == "--seed") seed = std::strtoull(value, nullptr, 0), ++i;
     else if (a == "--keep") keep = value, ++i;
+    else if (a == "--hang") hang_seconds = static_cast<unsigned>(std::atoi(value)), ++i;
     else if (std::filesystem::is_directory(a))
       for (const auto& e : std::filesystem::directory_iterator(a)) files.push_back(e.path());
     else files.emplace_back(a);
