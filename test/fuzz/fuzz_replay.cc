@@ -19,7 +19,11 @@ constexpr u64 kHeaderBlocks = 2;
 class Ring {
  public:
   Ring(Pool& pool, Input& in) : pool_(pool), in_(in), g_(pool.geometry()) {
-    std::memcpy(&header_, pool_.media().bytes() + g_.journal_block * kBlockSize, sizeof header_);
+    // The newer copy: the ring holds records of its epoch and, after a return to an older one, they would count again.
+    format::JournalHeader copies[kHeaderBlocks];
+    for (u64 copy = 0; copy < kHeaderBlocks; ++copy)
+      std::memcpy(&copies[copy], pool_.media().bytes() + (g_.journal_block + copy) * kBlockSize, sizeof copies[copy]);
+    header_ = copies[0].sequence > copies[1].sequence ? copies[0] : copies[1];
   }
 
   // Both copies of the header, most often from one mould.
