@@ -15,6 +15,11 @@ Result<u32> WitnessTable::allocate(const PoolMedia& pool) {
   return Status(Errc::kNoSpace, "all witness bytes of the pool are taken");
 }
 
+void WitnessTable::reserve(u32 index) {
+  MutexLock lock(mutex_);
+  used_.insert(index);
+}
+
 void WitnessTable::release(u32 index) {
   MutexLock lock(mutex_);
   used_.erase(index);

@@ -37,6 +37,8 @@ class WitnessTable {
   // The lowest number that neither a session nor a former client has. kNoSpace if all are taken.
   Result<u32> allocate(const PoolMedia& pool) EXCLUDES(mutex_);
   void release(u32 index) EXCLUDES(mutex_);
+  // A former client's: not handed out, though it may have been let go, until whoever watches it has seen that.
+  void reserve(u32 index) EXCLUDES(mutex_);
 
  private:
   Mutex mutex_{LockRank::kLeaf};

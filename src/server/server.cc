@@ -75,6 +75,8 @@ Result<std::unique_ptr<Server>> Server::start(FileSystem& fs, ServerOptions opti
                                       .special = S_ISCHR(s.st_mode) ? s.st_rdev : 0,
                                       .mode = s.st_mode};
     PINDAX_ASSIGN(server->former_witnesses_, pool->witnesses_held());
+    server->reserved_witnesses_ = server->former_witnesses_;
+    for (const u32 index : server->reserved_witnesses_) server->context_.witnesses.reserve(index);
     if (!server->former_witnesses_.empty()) {
       spdlog::info("{} clients of an earlier daemon still map the pool: freed blocks are quarantined until they end",
                    server->former_witnesses_.size());
@@ -257,6 +259,9 @@ void Server::watch_former_clients() {
   spdlog::info("the last client of the earlier daemon is gone");
   if (Status s = context_.fs.set_former_clients(false); !s.ok())
     spdlog::error("releasing the quarantine of former clients: {}", s.message());
+  // The file system watches the same bytes and has stopped doing so: they can have new owners.
+  for (const u32 index : reserved_witnesses_) context_.witnesses.release(index);
+  reserved_witnesses_.clear();
 }
 
 void Server::stop() {

@@ -68,6 +68,7 @@ class Server {
   Clock::time_point next_housekeeping_;
   std::chrono::milliseconds burial_pause_{1};
   std::vector<u32> former_witnesses_;
+  std::vector<u32> reserved_witnesses_;  // all that were held at the start, until the last one is free
   Clock::time_point next_former_check_;
 };
 

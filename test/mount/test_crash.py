@@ -59,6 +59,23 @@ def crash_round(m, seconds):
     return len(done)
 
 
+def test_space_after_a_former_client(m):
+    """[R23] what is freed while a former client lives comes back when it ends, even if another client attaches at once"""
+    m.file("f", 1 * MiB)
+    former = m.client()
+    former.ask("open", "f", "rw")
+    former.ask("map", 0, 1 * MiB)
+    m.kill_daemon()
+    m.mount()
+    before = os.statvfs(m.path).f_bfree
+    for i in range(8):
+        os.unlink(m.file(f"x{i}", 1 * MiB))
+    check(os.statvfs(m.path).f_bfree < before - 1024, "a former client's blocks rest")
+    former.kill()
+    m.client()  # would get the former client's witness byte
+    wait_until(lambda: os.statvfs(m.path).f_bfree >= before - 64, "the space is free", 20)
+
+
 def test_fault_when_the_daemon_dies(m):
     """a fault that the daemon took along when it was killed ends with SIGBUS"""
     m.file("f", 1 * MiB, fill=1)
