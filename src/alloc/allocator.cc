@@ -146,7 +146,8 @@ Result<BlockRun> AllocatorImpl::allocate(Transaction& tx, const AllocateRequest&
     if (spare < static_cast<i64>(request.minimum)) return Status(Errc::kNoSpace, "the pool is full");
     request.wanted = std::min(request.wanted, static_cast<u64>(spare));
   }
-  for (int round = 0;; ++round) {
+  for (;;) {
+    const u64 seen = resting_.given_back();
     PINDAX_ASSIGN(std::optional<BlockRun> found, take(request));
     if (found) {
       const BlockRun run = *found;
@@ -158,21 +159,22 @@ Result<BlockRun> AllocatorImpl::allocate(Transaction& tx, const AllocateRequest&
       });
       return run;
     }
-    if (round == 2 || !hurry()) return Status(Errc::kNoSpace, "the pool is full");
+    if (!hurry(seen)) return Status(Errc::kNoSpace, "the pool is full");
   }
 }
 
-// Resting blocks become free now, as far as that needs the media only. The caller's transaction may hold inode locks:
-// syncing the journal waits for the media, never for a client. Punches run on the resting thread, and since the kernel
-// may hold one up for a pin of its own (fsdax), they are waited for only so long.
-bool AllocatorImpl::hurry() {
-  constexpr std::chrono::milliseconds kPunchBound{200};
-  if (resting_.blocks() == 0) return false;
+// Resting blocks become free now, as far as that needs the media only. True: something was given back since `seen`, so another
+// look is worth while. The caller's transaction may hold inode locks: syncing the journal waits for the media, never for a
+// client. Punches run on the resting thread, however slow the host is; but since the kernel may hold one up for a pin of its
+// own (fsdax), one that does not move for kPunchBound is not waited for.
+bool AllocatorImpl::hurry(u64 seen) {
+  constexpr std::chrono::milliseconds kPunchBound{2000};
+  if (resting_.blocks() == 0) return resting_.given_back() != seen;
   PINDAX_STEP("alloc.hurry");
   if (!store_.sync(store_.last_lsn()).ok()) return false;
   resting_.advance(store_.durable_lsn());
-  resting_.wait_for_progress(kPunchBound);
-  return true;
+  resting_.wait_for_progress(seen, kPunchBound);
+  return resting_.given_back() != seen;
 }
 
 Result<std::optional<BlockRun>> AllocatorImpl::take(const AllocateRequest& request) {

@@ -83,7 +83,7 @@ class AllocatorImpl final : public Allocator {
   // Takes a run out of the free space as one effort of Placement allows; nothing if no group can.
   Result<std::optional<BlockRun>> take(const AllocateRequest& request);
   Result<std::optional<BlockRun>> take_from(Group& g, const AllocateRequest& request, Placement::Effort effort);
-  bool hurry();
+  bool hurry(u64 seen);
   void free_now(Transaction& tx, BlockRun run, bool mapped);
   void rest(BlockRun run, Lsn lsn, bool mapped);
   void give_back(BlockRun run);

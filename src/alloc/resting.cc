@@ -22,8 +22,10 @@ void Resting::stop() {
 }
 
 void Resting::give_back(BlockRun run) {
-  blocks_.fetch_sub(run.length, std::memory_order_relaxed);
   release_(run);
+  // In this order: whoever sees that nothing rests any more also sees that something was given back.
+  given_back_.fetch_add(1, std::memory_order_release);
+  blocks_.fetch_sub(run.length, std::memory_order_release);
 }
 
 void Resting::queue_punch(const Entry& entry) {
@@ -77,13 +79,15 @@ void Resting::former_clients_gone() {
   for (const BlockRun& r : ready) give_back(r);
 }
 
-void Resting::wait_for_progress(std::chrono::milliseconds bound) {
-  const auto end = Clock::now() + bound;
+void Resting::wait_for_progress(u64 seen, std::chrono::milliseconds bound) {
   MutexLock lock(mutex_);
-  const u64 seen = steps_;
-  while (steps_ == seen && (punching_ || !to_punch_.empty())) {
-    const auto now = Clock::now();
-    if (now >= end || progress_.wait_for(mutex_, end - now) == std::cv_status::timeout) return;
+  auto end = Clock::now() + bound;
+  for (u64 steps = steps_; given_back() == seen && (punching_ || !to_punch_.empty());) {
+    if (Clock::now() >= end) return;
+    (void)progress_.wait_for(mutex_, end - Clock::now());
+    if (steps_ == steps) continue;
+    steps = steps_;
+    end = Clock::now() + bound;
   }
 }
 

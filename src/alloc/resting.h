@@ -36,9 +36,11 @@ class Resting {
   void advance(Lsn durable) EXCLUDES(mutex_);
   void former_clients_gone() EXCLUDES(mutex_);
 
-  u64 blocks() const { return blocks_.load(std::memory_order_relaxed); }
-  // Waits until the thread has punched something or has nothing to punch; at most `bound`.
-  void wait_for_progress(std::chrono::milliseconds bound) EXCLUDES(mutex_);
+  u64 blocks() const { return blocks_.load(std::memory_order_acquire); }
+  // Grows with each run that was given back, after it was.
+  u64 given_back() const { return given_back_.load(std::memory_order_acquire); }
+  // Waits until something was given back since `seen`, or there is nothing to punch, or for `bound` nothing has moved.
+  void wait_for_progress(u64 seen, std::chrono::milliseconds bound) EXCLUDES(mutex_);
   // Waits until all that is durable is punched once more or failed; the failure.
   Status drain() EXCLUDES(mutex_);
 
@@ -57,6 +59,7 @@ class Resting {
   const std::function<void(BlockRun)> release_;
   std::atomic<u64> blocks_{0};
   std::atomic<u64> waiting_count_{0};
+  std::atomic<u64> given_back_{0};
 
   Mutex mutex_{LockRank::kLeaf};
   CondVar work_, progress_;

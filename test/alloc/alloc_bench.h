@@ -35,6 +35,7 @@ class PunchMedia final : public Media {
   Status flush(PoolOffset at, u64 length) override { return inner_->flush(at, length); }
   Status drain() override { return inner_->drain(); }
   Status punch(PoolOffset at, u64 length) override {
+    if (before_punch) before_punch();
     if (fail_punches) return Status(Errc::kIo, "no punch today");
     punched_bytes += length;
     return inner_->zero(at, length);
@@ -44,6 +45,7 @@ class PunchMedia final : public Media {
 
   std::atomic<bool> fail_punches{false};
   std::atomic<u64> punched_bytes{0};
+  std::function<void()> before_punch;  // set while nothing is punched
 
  private:
   std::unique_ptr<Media> inner_;

@@ -158,6 +158,27 @@ TEST_CASE("alloc: blocks that clients may map are punched before they are free; 
   REQUIRE(b.free_in_groups() == before + 10);
 }
 
+TEST_CASE("alloc: a full pool waits for punches under way, however slow the host is") {
+  AllocBench b;
+  std::vector<BlockRun> all;
+  b.fill(all);
+  // Ten runs that do not touch, so ten punches, each of which takes its time.
+  std::atomic<bool> first{true};
+  b.media.before_punch = [&first] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(first.exchange(false) ? 700 : 20));
+  };
+  {
+    Transaction tx(*b.store);
+    for (u64 i = 0; i < 10; ++i) b.alloc->free(tx, {all.front().start + 20 * i, 10}, true);
+    REQUIRE(tx.commit().ok());
+  }
+  u64 got = 0;
+  while (got < 100) got += b.take({.wanted = 10, .minimum = 10, .use = BlockUse::kMetadata}).length;
+  REQUIRE(b.alloc->summary().free_blocks == 0);
+  Transaction tx(*b.store);
+  REQUIRE(b.alloc->allocate(tx, {.wanted = 1, .use = BlockUse::kMetadata}).code() == Errc::kNoSpace);
+}
+
 TEST_CASE("alloc: a damaged group serves nothing, the others go on, and freeing into it is refused") {
   AllocBench b;
   const BlockRun run = b.take({.near = b.geometry.first_data(2)});
