@@ -52,6 +52,7 @@ Mapping* LayoutImpl::add_mapping(InodeLayout& inode, ClientPort& client, u32 id,
     Core::publish_ticket(*state, core_->last_ticket.load());
     for (const auto& b : inode.breaks)
       if (b->blocks_pins_in(mapping->range)) mapping->gate.close(b.get(), b->range());
+    mapping->gate.set_slow(inode.shared.any(mapping->range));
     mapping->gate.open(core_->generations.next(), inode.uncommitted, inode.size_bytes);
     inode.mappings.insert(mapping);
   }

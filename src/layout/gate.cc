@@ -52,6 +52,10 @@ void GateWriter::set_size(u64 size_bytes) {
   if (gate_ != nullptr) gate_->size_bytes.store(size_bytes, std::memory_order_release);
 }
 
+void GateWriter::set_slow(bool slow) {
+  if (gate_ != nullptr) gate_->slow.store(slow ? 1 : 0, std::memory_order_release);
+}
+
 bool GateWriter::closed(ByteRange range) const {
   return std::any_of(closings_.begin(), closings_.end(), [&](const Closing& c) { return c.range.overlaps(range); });
 }

@@ -49,6 +49,9 @@ class GateWriter {
   void retire();
   void set_uncommitted(bool uncommitted);
   void set_size(u64 size_bytes);
+  // P4: every pin takes the slow path. Set while a break holds the range that gives the reason closed, so that the word changes
+  // after it and a fast pin that read the old value is undone.
+  void set_slow(bool slow);
 
   u64 generation() const { return generation_; }
   bool closed(ByteRange range) const;

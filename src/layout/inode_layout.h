@@ -128,6 +128,7 @@ class InodeLayout : public std::enable_shared_from_this<InodeLayout> {
   std::list<std::shared_ptr<Break>> breaks GUARDED_BY(mutex);         // in order of arrival, until done
   std::list<std::shared_ptr<SlowPin>> queued_pins GUARDED_BY(mutex);  // behind breaks, in order of arrival
   std::list<std::shared_ptr<HeldBack>> held_back GUARDED_BY(mutex);
+  IntervalMap<bool> shared GUARDED_BY(mutex);  // ranges whose blocks another file has, too (P4)
   PageCacheOwners pages GUARDED_BY(mutex);
   unsigned sleeping_setattrs GUARDED_BY(mutex) = 0;  // C6
   bool uncommitted GUARDED_BY(mutex) = false;

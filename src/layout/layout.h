@@ -147,6 +147,10 @@ class Layout {
                                          std::function<Status(const ChangeGrant&)> apply,
                                          std::function<void(Status)> done) = 0;
 
+  // The blocks behind `range` are (not) shared with another file: pins there take the slow path (P4), so that the server can unshare
+  // them first. Call under an exclusive hold whose change broke the range, or before the inode's first mapping exists.
+  virtual void set_shared(InodeLayout& inode, ByteRange range, bool shared) = 0;
+
   // Ranges of the inode that the kernel may hold dirty: data for SEEK_DATA (facts/fuse.md).
   virtual std::vector<ByteRange> maybe_dirty(InodeLayout& inode) const = 0;
   virtual bool ever_mapped(const InodeLayout& inode) const = 0;

@@ -70,6 +70,15 @@ std::shared_ptr<Change> LayoutImpl::change(InodeLayout& inode, const ChangeReque
   return b;
 }
 
+void LayoutImpl::set_shared(InodeLayout& inode, ByteRange range, bool shared) {
+  MutexLock lock(inode.mutex);
+  if (shared) inode.shared.assign(block_aligned(range), true);
+  else inode.shared.erase(block_aligned(range));
+  inode.mappings.each_overlapping(block_aligned(range), [&](Mapping& m) NO_THREAD_SAFETY_ANALYSIS {
+    m.gate.set_slow(inode.shared.any(m.range));
+  });
+}
+
 std::vector<ByteRange> LayoutImpl::maybe_dirty(InodeLayout& inode) const {
   MutexLock lock(inode.mutex);
   return inode.pages.maybe_dirty();

@@ -22,6 +22,7 @@ class LayoutImpl final : public Layout, public ClientLayout {
   std::shared_ptr<Change> change(InodeLayout& inode, const ChangeRequest& request,
                                  std::function<Status(const ChangeGrant&)> apply,
                                  std::function<void(Status)> done) override;
+  void set_shared(InodeLayout& inode, ByteRange range, bool shared) override;
   std::vector<ByteRange> maybe_dirty(InodeLayout& inode) const override;
   bool ever_mapped(const InodeLayout& inode) const override { return inode.ever_mapped.load(); }
   bool in_use(const InodeLayout& inode) const override;

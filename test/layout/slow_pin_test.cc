@@ -158,6 +158,29 @@ TEST_CASE("slow pin: a wait that would close a cycle is EDEADLK at once (A6)") {
   d->unpin(p201);
 }
 
+TEST_CASE("slow pin: over shared blocks every pin takes the slow path, also through mappings made later (P4)") {
+  Fixture f;
+  auto c = f.client(100);
+  Mapping* m = f.map(*c, 1, pages(0, 16));
+  f.map(*c, 2, pages(16, 16));
+  auto clone = f.change(f.request(pages(4, 2), "clone"), [&](const ChangeGrant&) { f.layout->set_shared(*f.inode, pages(4, 2), true); });
+  REQUIRE(clone->result() == Errc::kOk);
+  f.map(*c, 3, pages(5, 4));
+  CHECK(c->try_pin(1, pages(4, 1)) == proto::kMaxSlots);
+  CHECK(c->try_pin(1, pages(0, 1)) == proto::kMaxSlots);  // one word a mapping
+  CHECK(c->try_pin(3, pages(5, 1)) == proto::kMaxSlots);
+  CHECK(c->try_pin(2, pages(16, 1)) != proto::kMaxSlots);
+  auto p = f.pin(m, c->ask(1, pages(4, 1)));
+  CHECK(p->wait());
+  CHECK(p->code == 0);
+  // Unshared again, range by range.
+  f.layout->set_shared(*f.inode, pages(4, 1), false);
+  CHECK(c->try_pin(1, pages(4, 1)) == proto::kMaxSlots);
+  f.layout->set_shared(*f.inode, pages(5, 1), false);
+  CHECK(c->try_pin(1, pages(0, 1)) != proto::kMaxSlots);
+  CHECK(c->try_pin(3, pages(5, 1)) != proto::kMaxSlots);
+}
+
 TEST_CASE("slow pin: [R35] empty, foreign and forbidden requests have defined results") {
   Fixture f;
   auto c = f.client(100);
