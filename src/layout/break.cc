@@ -105,10 +105,18 @@ bool Break::interrupted_now() {
   return true;
 }
 
+// C4: a fill queues behind what waited for its page to drain, also when that one had to drop the lock meanwhile and has not asked
+// for it again: else a process that touches its page without end keeps a direct fault out for ever. Mutex held.
+bool Break::behind_a_drain() const NO_THREAD_SAFETY_ANALYSIS {
+  return std::any_of(inode_->breaks.begin(), inode_->breaks.end(), [&](const std::shared_ptr<Break>& b) {
+    return b->kind_ != Kind::kFill && b->phase_ == Phase::kQueued && b->sleeps_for_recall_ && b->range_.overlaps(range_);
+  });
+}
+
 void Break::locked() {
   lock_held_ = true;
   PINDAX_STEP("break.locked");
-  bool parked = false, abandoned = false;
+  bool parked = false, abandoned = false, yields = false;
   {
     MutexLock lock(inode_->mutex);
     abandoned = phase_ == Phase::kDone;
@@ -118,13 +126,16 @@ void Break::locked() {
       woken_ = false;
       // C6: a fill that was under way when the SETATTR went to sleep is parked here, before its page can become dirty.
       parked = kind_ == Kind::kFill && write_ && inode_->sleeping_setattrs > 0 && !interrupted_;
+      yields = kind_ == Kind::kFill && !parked && !interrupted_ && behind_a_drain();
       if (parked) phase_ = Phase::kParked;
+      if (yields) phase_ = Phase::kQueued;
     }
   }
-  if (abandoned || parked) {
+  if (abandoned || parked || yields) {
     lock_held_ = false;
     inode_->range_lock.release(lock_request_);
     if (parked) park();
+    if (yields) post(&Break::request_lock);
     return;
   }
   if (interrupted_now()) return;

@@ -113,6 +113,7 @@ class Break final : public Change, public Wakeable, public std::enable_shared_fr
   // break.cc: the machine
   void request_lock();
   void locked();
+  bool behind_a_drain() const;
   void on_busy(std::vector<BusyPin> busy);
   void sleep(std::vector<BusyPin> busy, bool for_recall);
   void arm(Clock::time_point when);
@@ -138,6 +139,7 @@ class Break final : public Change, public Wakeable, public std::enable_shared_fr
   // break_recall.cc
   void recall();
   void recall_answered();
+  void retake_lock();
   void bound_passed();
   void force_or_refuse();
   void keep_waiting_for_recall();

@@ -129,8 +129,13 @@ void Break::recheck_locked() NO_THREAD_SAFETY_ANALYSIS {
     phase_ = Phase::kQueued;
     ++step_;
     core_.graph.wake(id_);
-    post(&Break::request_lock);
+    post(&Break::retake_lock);
   }
+}
+
+void Break::retake_lock() {
+  PINDAX_STEP("break.retake");
+  request_lock();
 }
 
 void Break::recall_answered() {

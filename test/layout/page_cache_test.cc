@@ -63,6 +63,32 @@ TEST_CASE("page cache: a fill of a draining page is not answered and ends the dr
   CHECK(f.kernel.drops() == 4);
 }
 
+TEST_CASE("page cache: a fill queues behind a direct fault that dropped its lock while the page drained (C4)") {
+  Fixture f;
+  auto c = f.client(100);
+  c->auto_ack = true;
+  Mapping* m = f.map(*c, 1, pages(0, 16));
+  CHECK(f.fill(pages(3, 1), true)->wait());
+  f.kernel.hold = true;
+  std::atomic<bool> faulted{false};
+  std::thread fault([&] {
+    f.fault(m, pages(3, 1));
+    faulted = true;
+  });
+  REQUIRE(eventually([&] { return f.clients().totals().retries == 1; }));  // recall_bound has passed
+  StopAt retake("break.retake");
+  auto fill = f.fill(pages(3, 1), true);
+  CHECK(fill->ended == 0);  // although nobody holds the lock
+  CHECK(retake.arrived());
+  CHECK_FALSE(faulted);
+  retake.release();
+  fault.join();
+  CHECK(fill->wait());
+  CHECK(fill->code == 0);
+  CHECK(c->recalls() == 1);  // what the fault was granted
+  CHECK(f.kernel.finish(0));
+}
+
 TEST_CASE("page cache: a fill that meets a pin waits as a break does and goes on when it ends (C5)") {
   Fixture f;
   auto c = f.client(100);
