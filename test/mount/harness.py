@@ -82,6 +82,7 @@ class Mount:
         self.path.mkdir()
         self.options = options
         self.children = []
+        self.stops = []
         self.mounted = False
         run(PINDAX, "mkfs", self.pool, "--size", size, "--quiet", *(["--label", label] if label else []))
 
@@ -90,6 +91,13 @@ class Mount:
         run(PINDAX, "mount", self.pool, self.path, *(["-o", opts] if opts else []), env=env)
         self.mounted = True
         return self
+
+    def stop_at(self, step, nth=1):
+        """Mounts with a daemon whose nth arrival at the step point stops there until release()."""
+        stop = StepPoint(self.dir / f"at-{step}", step)
+        self.stops.append(stop)
+        self.mount(env={**os.environ, "PINDAX_STEPS": f"{step}@{nth}=wait:{stop.path}"})
+        return stop
 
     def umount(self):
         run(PINDAX, "umount", self.path)
@@ -137,6 +145,11 @@ class Mount:
     def wait_for_waiter(self, count=1):
         wait_until(lambda: len(self.waiters()) >= count, f"{count} waiting operations")
 
+    def stays_waiting(self, work):
+        """The operation sleeps on."""
+        time.sleep(0.1)
+        check(not work.done() and len(self.waiters()) > 0, "it still waits")
+
     def file(self, name, size=0, fill=None):
         path = self.path / name
         with open(path, "wb") as f:
@@ -147,6 +160,8 @@ class Mount:
         return path
 
     def close(self):
+        for stop in self.stops:
+            stop.release()
         for child in self.children:
             if child.poll() is None:
                 child.kill()
@@ -190,6 +205,19 @@ def abort_connection(mount_point):
                         abort.write("1")
                 except OSError:
                     pass
+
+
+class StepPoint:
+    """Where a daemon stops (PINDAX_STEPS, base/steps.h)."""
+
+    def __init__(self, path, step):
+        self.path, self.step = path, step
+
+    def reached(self):
+        wait_until(lambda: os.path.exists(f"{self.path}.reached"), f"the daemon comes to {self.step}")
+
+    def release(self):
+        self.path.touch()
 
 
 class Client:
