@@ -46,7 +46,10 @@ struct pindax_attach_options {
   size_t size;            /* sizeof(struct pindax_attach_options): later versions append fields */
   uint32_t flags;         /* PINDAX_ATTACH_… */
   const char *pool_path;  /* opens this path for the pool instead of the one the daemon names; NULL */
-  /* Asked to end a lease by its deadline; runs on a thread of the library that may call anything. NULL: leases are refused. */
+  /* Asks to end a lease (pindax_unpin, from any thread) within deadline_ms, because a layout change waits for it; afterwards the
+   * change's policy decides: the blocks are kept aside until the unpin, or the change fails, or this process is killed. Called
+   * once for each lease, on a thread of the library's own, which may call anything but pindax_detach. NULL: leases are
+   * refused. */
   void (*lease_recall)(struct pindax_mapping *mapping, size_t offset, size_t length, uint32_t deadline_ms, void *context);
   void *lease_context;
 };
@@ -88,8 +91,9 @@ PINDAX_API int pindax_unmap(struct pindax_mapping *);
 
 #define PINDAX_PIN_TRANSIENT 0u
 #define PINDAX_PIN_LEASE 1u    /* the client is asked to end it (lease_recall) and must by the deadline */
-#define PINDAX_PIN_LONGTERM 2u /* only where the mount allows it: else -EOPNOTSUPP */
+#define PINDAX_PIN_LONGTERM 2u /* only where the mount allows it: else -EOPNOTSUPP; -ENOMEM beyond the client's quota */
 #define PINDAX_PIN_WRITE 0x100u /* the pinned memory will be written: its blocks are allocated and unshared first */
+#define PINDAX_PIN_TRANSFERABLE 0x200u /* any thread may end it: a thread that waits for its own pin is not called a deadlock */
 
 /* Promise-me-it-stays on [offset, offset + length) of the mapping: until unpin no truncate, punch or the like takes these
  * blocks away. No message, a few nanoseconds, unless a layout change has closed the range: then it waits behind that change.
@@ -109,6 +113,24 @@ PINDAX_API int pindax_persist(struct pindax_mapping *, size_t offset, size_t len
  * pins; -ETXTBSY where the policy is to refuse. Thread-safe. */
 PINDAX_API int pindax_fallocate(struct pindax_client *, int fd, int mode, uint64_t offset, uint64_t length);
 PINDAX_API int pindax_truncate(struct pindax_client *, int fd, uint64_t size);
+
+/* What such a call does about pins in its way, instead of what the file (attribute user.pindax.on_busy) or the mount says. */
+#define PINDAX_ON_BUSY_INHERIT 0u
+#define PINDAX_ON_BUSY_WAIT 1u       /* for the pins to end; with a deadline, then -ETXTBSY */
+#define PINDAX_ON_BUSY_REFUSE 2u     /* -ETXTBSY at once or at the deadline */
+#define PINDAX_ON_BUSY_QUARANTINE 3u /* at once or at the deadline: complete, and keep the pinned blocks aside until they are unpinned */
+/* At once or at the deadline: kill the processes that hold the pins, where the caller may signal them; others' blocks are
+ * quarantined. Never the caller's own process. */
+#define PINDAX_ON_BUSY_EVICT 4u
+struct pindax_change_options {
+  size_t size;          /* sizeof(struct pindax_change_options) */
+  uint32_t on_busy;     /* PINDAX_ON_BUSY_… */
+  uint32_t flags;       /* 0 */
+  uint64_t deadline_ms; /* 0: none with an on_busy of its own, else what the file or the mount says */
+};
+PINDAX_API int pindax_fallocate_ext(struct pindax_client *, int fd, int mode, uint64_t offset, uint64_t length,
+                                    const struct pindax_change_options *);
+PINDAX_API int pindax_truncate_ext(struct pindax_client *, int fd, uint64_t size, const struct pindax_change_options *);
 /* Shares the blocks of a range of `src_fd` with `dst_fd`. -EOPNOTSUPP where the pool's version does not share blocks. */
 PINDAX_API int pindax_clone_range(struct pindax_client *, int src_fd, uint64_t src, int dst_fd, uint64_t dst, uint64_t length);
 

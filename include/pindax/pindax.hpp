@@ -155,6 +155,19 @@ class File {
   void fallocate(int mode, std::uint64_t offset, std::uint64_t length) const {
     detail::check(pindax_fallocate(client_, fd_, mode, offset, length));
   }
+  // The same with a policy of their own for pins in the way: OnBusy{PINDAX_ON_BUSY_REFUSE, 500}.
+  struct OnBusy {
+    unsigned policy = PINDAX_ON_BUSY_INHERIT;
+    std::uint64_t deadline_ms = 0;
+  };
+  void truncate(std::uint64_t size_bytes, OnBusy on_busy) const {
+    const struct pindax_change_options o = {sizeof(o), on_busy.policy, 0, on_busy.deadline_ms};
+    detail::check(pindax_truncate_ext(client_, fd_, size_bytes, &o));
+  }
+  void fallocate(int mode, std::uint64_t offset, std::uint64_t length, OnBusy on_busy) const {
+    const struct pindax_change_options o = {sizeof(o), on_busy.policy, 0, on_busy.deadline_ms};
+    detail::check(pindax_fallocate_ext(client_, fd_, mode, offset, length, &o));
+  }
 
  private:
   friend class Client;

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <new>
@@ -78,6 +79,19 @@ std::string on_mount(const pindax_client& c, const char* path) {
   return root + (text.empty() || text[0] != '/' ? "/" : "") + text;
 }
 
+// FallocateBody and TruncateBody carry the same.
+template <class Body>
+int take_options(const struct pindax_change_options* opt, Body& body) {
+  if (opt == nullptr) return 0;
+  struct pindax_change_options o{};
+  if (opt->size < sizeof(o.size)) return fail(EINVAL, "set size to sizeof(struct pindax_change_options)");
+  std::memcpy(&o, opt, std::min(opt->size, sizeof(o)));
+  if (o.on_busy > PINDAX_ON_BUSY_EVICT || o.flags != 0) return fail(EINVAL, "unknown on_busy or flags");
+  body.policy = o.on_busy;
+  body.deadline_ms = o.deadline_ms;
+  return 0;
+}
+
 }  // namespace
 
 extern "C" {
@@ -109,7 +123,17 @@ PINDAX_API int pindax_close(struct pindax_client* c, int fd) {
 }
 
 PINDAX_API int pindax_fallocate(struct pindax_client* c, int fd, int mode, uint64_t offset, uint64_t length) {
+  return pindax_fallocate_ext(c, fd, mode, offset, length, nullptr);
+}
+
+PINDAX_API int pindax_truncate(struct pindax_client* c, int fd, uint64_t size) {
+  return pindax_truncate_ext(c, fd, size, nullptr);
+}
+
+PINDAX_API int pindax_fallocate_ext(struct pindax_client* c, int fd, int mode, uint64_t offset, uint64_t length,
+                                    const struct pindax_change_options* opt) {
   proto::FallocateBody body{};
+  if (const int error = take_options(opt, body); error != 0) return error;
   if (const int error = c->file_ref(fd, body.file); error != 0) return error;
   body.mode = static_cast<u32>(mode);
   body.offset = offset;
@@ -119,8 +143,9 @@ PINDAX_API int pindax_fallocate(struct pindax_client* c, int fd, int mode, uint6
   return c->call(proto::Type::kFallocate, body, reply);
 }
 
-PINDAX_API int pindax_truncate(struct pindax_client* c, int fd, uint64_t size) {
+PINDAX_API int pindax_truncate_ext(struct pindax_client* c, int fd, uint64_t size, const struct pindax_change_options* opt) {
   proto::TruncateBody body{};
+  if (const int error = take_options(opt, body); error != 0) return error;
   if (const int error = c->file_ref(fd, body.file); error != 0) return error;
   body.size = size;
   body.thread = static_cast<u32>(::gettid());

@@ -43,17 +43,30 @@ void Leases::run() {
     const u32 slot = ring_[at % kRing].slot.load(std::memory_order_relaxed);
     const u32 deadline = ring_[at % kRing].deadline_ms.load(std::memory_order_relaxed);
     head_.store(at + 1, std::memory_order_release);
-    if (slot >= proto::kMaxSlots) continue;
-    const proto::Slot& s = client_.slot_pool->slot(slot);
-    const u64 begin = s.begin.load(), end = s.end.load();
-    pindax_mapping* m;
-    {
-      MutexLock lock(client_.mappings_mutex);
-      m = client_.mapping_by_id(s.mapping.load());
-    }
-    if (m != nullptr && begin >= m->file_offset && end > begin)
-      client_.options.lease_recall(m, begin - m->file_offset, end - begin, deadline, client_.options.lease_context);
+    if (slot < proto::kMaxSlots) ask(slot, deadline);
   }
+}
+
+void Leases::ask(u32 slot, u32 deadline_ms) {
+  const proto::Slot& s = client_.slot_pool->slot(slot);
+  const u64 state = s.state.load() & ~proto::kSlotAwaited;
+  if ((state & proto::kSlotStateMask) != static_cast<u64>(proto::SlotState::kActive)) return;  // ended meanwhile
+  u64& asked = asked_[slot];
+  if (asked == state) return;
+  const u32 id = s.mapping.load();
+  const u64 begin = s.begin.load(), end = s.end.load();
+  if ((s.state.load() & ~proto::kSlotAwaited) != state) return;  // another pin by now
+  pindax_mapping* m = nullptr;
+  {
+    MutexLock lock(client_.mappings_mutex);
+    m = client_.mapping_by_id(id);
+    // R7: the lease of an unmapped mapping must be ended like any other.
+    for (pindax_mapping* u : client_.unmapped)
+      if (m == nullptr && u->id == id) m = u;
+  }
+  if (m == nullptr || begin < m->file_offset || end <= begin) return;
+  asked = state;
+  client_.options.lease_recall(m, begin - m->file_offset, end - begin, deadline_ms, client_.options.lease_context);
 }
 
 }  // namespace pindax::client

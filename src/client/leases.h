@@ -8,6 +8,7 @@
 
 #include <array>
 #include <atomic>
+#include <map>
 #include <thread>
 
 #include "base/types.h"
@@ -26,6 +27,7 @@ class Leases {
 
  private:
   void run();
+  void ask(u32 slot, u32 deadline_ms);
 
   struct Question {
     std::atomic<u32> slot{0}, deadline_ms{0};
@@ -36,6 +38,7 @@ class Leases {
   std::atomic<u32> head_{0}, tail_{0};
   std::atomic<u32> wake_{0};  // futex word: grows with each question and at the end
   std::atomic<bool> ending_{false};
+  std::map<u32, u64> asked_;  // its thread's: the publication of each slot for which the application was called
   std::thread thread_;
 };
 

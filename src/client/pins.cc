@@ -93,8 +93,10 @@ int pin(pindax_mapping* m, size_t offset, size_t length, unsigned flags, struct 
   if (length == 0 || offset > m->span || length > m->span - offset) [[unlikely]] return refuse_range(m, offset, length);
   pindax_client& c = *m->client;
   if (c.born != fork_generation.load(std::memory_order_relaxed)) [[unlikely]] return c.usable();
-  if ((flags & ~(proto::kPinKindMask | proto::kPinWrite)) != 0 || (flags & proto::kPinKindMask) > PINDAX_PIN_LONGTERM) [[unlikely]]
+  if ((flags & ~(proto::kPinKindMask | proto::kPinFlags)) != 0 || (flags & proto::kPinKindMask) > PINDAX_PIN_LONGTERM) [[unlikely]]
     return fail(EINVAL, "unknown kind of pin");
+  if ((flags & proto::kPinKindMask) == PINDAX_PIN_LEASE && c.options.lease_recall == nullptr) [[unlikely]]
+    return fail(EOPNOTSUPP, "leases need a lease_recall callback in the options of pindax_attach");
   if ((flags & PINDAX_PIN_WRITE) != 0 && (m->prot & 2) == 0) [[unlikely]] return fail(EACCES, "a write pin needs a writable mapping");
   ThreadSlots* t = c.slot_pool->mine();
   if (t == nullptr) [[unlikely]] return fail(ENOMEM, "out of memory for this thread's pins");

@@ -8,6 +8,8 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "fs/policy.h"
+
 namespace pindax {
 namespace {
 
@@ -59,16 +61,26 @@ Status time_option(const std::string& name, const std::string& value, std::chron
 }
 
 Status busy_policy(DaemonOptions& o, const std::string& value) {
-  if (value == "wait")
-    o.fs.layout.policy = BusyPolicy::kWait;
-  else if (value == "refuse")
-    o.fs.layout.policy = BusyPolicy::kRefuse;
-  else if (value == "quarantine")
-    o.fs.layout.policy = BusyPolicy::kQuarantine;
-  else if (value == "evict")
-    o.fs.layout.policy = BusyPolicy::kEvict;
-  else
-    return invalid("option on_busy=" + value + ": wait, refuse, quarantine or evict is needed");
+  auto words = parse_policy_words(value);
+  if (!words.ok()) return invalid(fmt::format("option on_busy={}: {}", value, words.status().message()));
+  o.fs.layout.policy = words->policy;
+  if (words->deadline) o.fs.layout.deadline = words->deadline;
+  return {};
+}
+
+// "16M": powers of 1024.
+Status size_option(const std::string& name, const std::string& value, u64* out) {
+  constexpr std::string_view kUnits = "KMGT";
+  char* end = nullptr;
+  const double number = std::strtod(value.c_str(), &end);
+  double factor = 1;
+  if (*end != '\0') {
+    const auto unit = kUnits.find(*end);
+    factor = unit == kUnits.npos || end[1] != '\0' ? 0 : static_cast<double>(u64{1} << (10 * (unit + 1)));
+  }
+  if (end == value.c_str() || factor == 0 || !(number >= 0) || number * factor > 1e18)
+    return invalid(fmt::format("option {}={}: a size like 65536, 64K or 1.5G is needed", name, value));
+  *out = static_cast<u64>(number * factor);
   return {};
 }
 
@@ -80,6 +92,13 @@ Status valued_option(DaemonOptions& o, const std::string& name, const std::strin
     o.fs.layout.deadline = time;
   } else if (name == "recall_deadline") {
     PINDAX_TRY(time_option(name, value, &o.fs.layout.recall_deadline));
+  } else if (name == "lease_deadline") {
+    PINDAX_TRY(time_option(name, value, &o.fs.layout.lease_deadline));
+  } else if (name == "stuck_after") {
+    PINDAX_TRY(time_option(name, value, &o.fs.layout.stuck_after));
+  } else if (name == "long_term_pins") {
+    PINDAX_TRY(size_option(name, value, &o.fs.layout.longterm_quota_bytes));
+    o.fs.layout.allow_longterm = true;
   } else if (name == "commit_interval" || name == "commit") {
     PINDAX_TRY(time_option(name, value, &o.fs.commit_interval));
     if (o.fs.commit_interval < std::chrono::milliseconds(1))
@@ -122,7 +141,7 @@ Status plain_option(DaemonOptions& o, const std::string& name) {
     o.allow_other = true;
   else if (name == "share_userfaultfd")
     o.share_userfaultfd = true;
-  else if (name == "longterm")
+  else if (name == "long_term_pins")
     o.fs.layout.allow_longterm = true;
   else if (name == "debug")
     o.log_level = "debug";
@@ -215,10 +234,13 @@ Serves a Pindax pool: to ordinary programs through a mount, to the client librar
   -o OPTIONS        comma list:
     strict | posix        durable when a call returns | after fsync (default: by the pool)
     ro                    read-only
-    on_busy=POLICY        what truncate and punch do about pinned pages: wait, refuse, quarantine, evict
-    busy_deadline=TIME    how long they wait (then ETXTBSY)
+    on_busy=POLICY[=TIME] what truncate and punch do about pinned pages (after that time): wait,
+                          refuse (ETXTBSY), quarantine, evict; wait=TIME refuses then
+    busy_deadline=TIME    the same time, as an option of its own
     recall_deadline=TIME  how long a client may take to drop a mapping (default 5)
-    longterm              allow long-term pins
+    lease_deadline=TIME   how long a lease may go on once its holder was asked (default 5)
+    stuck_after=TIME      when a transient pin is called stuck (default 10)
+    long_term_pins[=SIZE] allow long-term pins, up to SIZE bytes of each client
     noatime               do not update access times
     commit_interval=TIME  posix mode and lazy times (default 5)
     allow_other           let other users in (always, for root's mounts)

@@ -22,28 +22,33 @@ constexpr std::array<Word, 4> kWords{{{"wait", BusyPolicy::kWait},
 
 }  // namespace
 
-Status parse_policy(std::string_view text, format::Inode& slot) {
+Result<PolicyWords> parse_policy_words(std::string_view text) {
   const std::size_t equals = text.find('=');
   const std::string_view word = text.substr(0, equals);
   for (const Word& w : kWords) {
     if (w.text != word) continue;
-    BusyPolicy policy = w.policy;
-    u32 deadline_ms = 0;
-    if (equals != text.npos) {
-      const std::string_view number = text.substr(equals + 1);
-      double seconds = 0;
-      const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), seconds);
-      if (error != std::errc() || end != number.data() + number.size() || !(seconds >= 0) || seconds > kMaxSeconds) {
-        return Status(Errc::kInvalid, "a policy's deadline is a number of seconds");
-      }
-      deadline_ms = static_cast<u32>(seconds * 1000);
-      if (policy == BusyPolicy::kWait) policy = BusyPolicy::kRefuse;
-    }
-    slot.busy_policy = static_cast<u16>(policy);
-    slot.busy_deadline_ms = deadline_ms;
-    return {};
+    PolicyWords found{w.policy, std::nullopt};
+    if (equals == text.npos) return found;
+    std::string_view number = text.substr(equals + 1);
+    double seconds = 0;
+    const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), seconds);
+    const std::string_view unit = number.substr(static_cast<std::size_t>(end - number.data()));
+    const double factor = unit.empty() || unit == "s" ? 1 : unit == "ms" ? 1e-3 : unit == "m" || unit == "min" ? 60 : 0;
+    seconds *= factor;
+    if (error != std::errc() || factor == 0 || !(seconds >= 0) || seconds > kMaxSeconds)
+      return Status(Errc::kInvalid, "a policy's deadline is a time like 5, 0.5 or 200ms");
+    found.deadline = std::chrono::milliseconds(static_cast<i64>(seconds * 1000));
+    if (found.policy == BusyPolicy::kWait) found.policy = BusyPolicy::kRefuse;
+    return found;
   }
-  return Status(Errc::kInvalid, "a policy is wait, refuse, quarantine or evict, with =SECONDS");
+  return Status(Errc::kInvalid, "a policy is wait, refuse, quarantine or evict, with =TIME");
+}
+
+Status parse_policy(std::string_view text, format::Inode& slot) {
+  PINDAX_ASSIGN(const PolicyWords words, parse_policy_words(text));
+  slot.busy_policy = static_cast<u16>(words.policy);
+  slot.busy_deadline_ms = words.deadline ? static_cast<u32>(words.deadline->count()) : 0;
+  return {};
 }
 
 Result<std::string> print_policy(const format::Inode& slot) {

@@ -285,6 +285,8 @@ ChangeRequest make_change_request(FileSystemImpl& fs, const format::Inode& slot,
     request.deadline = std::nullopt;
   }
   if (context.deadline) request.deadline = context.deadline;
+  // The mount's policy is its owner's word; everybody else evicts only whom he may signal.
+  if (has_own || (context.policy && *context.policy != BusyPolicy::kInherit)) request.evict_as = context.requester.uid;
   return request;
 }
 

@@ -150,40 +150,8 @@ void Break::locked() {
   recall();
 }
 
-// C6: the kernel has stopped the inode's write-back for this SETATTR, and everybody who touches a dirty page hangs.
-// Mutex held.
-bool Break::must_not_sleep() const NO_THREAD_SAFETY_ANALYSIS {
-  return request_.kernel_setattr && inode_->pages.may_be_dirty();
-}
-
-// Mutex held. `for_pins`: pins are in the way, else a recall is.
-Break::Verdict Break::verdict(bool for_pins) const NO_THREAD_SAFETY_ANALYSIS {
-  const bool may_quarantine = kind_ == Kind::kChange && request_.only_frees && policy_ != BusyPolicy::kRefuse;
-  if (must_not_sleep()) return may_quarantine ? Verdict::kQuarantine : Verdict::kRefuse;
-  if (!for_pins) return Verdict::kSleep;
-  switch (policy_) {
-    case BusyPolicy::kQuarantine:
-    case BusyPolicy::kEvict:
-      if (may_quarantine && (!deadline_ || expired())) return Verdict::kQuarantine;
-      return expired() ? Verdict::kRefuse : Verdict::kSleep;
-    case BusyPolicy::kRefuse:
-      return !deadline_ || expired() ? Verdict::kRefuse : Verdict::kSleep;
-    default:
-      return expired() ? Verdict::kRefuse : Verdict::kSleep;
-  }
-}
-
 void Break::on_busy(std::vector<BusyPin> busy) {
-  Verdict v;
-  {
-    MutexLock lock(inode_->mutex);
-    busy_offset_ = busy.front().range.begin;
-    v = verdict(true);
-  }
-  // An unstable slot cannot be named, so its blocks cannot be held back for it.
-  if (v == Verdict::kQuarantine && std::any_of(busy.begin(), busy.end(), [](const BusyPin& b) { return !b.mapping; }))
-    v = expired() ? Verdict::kRefuse : Verdict::kSleep;
-  switch (v) {
+  switch (decide(busy)) {
     case Verdict::kSleep:
       return sleep(std::move(busy), false);
     case Verdict::kQuarantine:
@@ -288,6 +256,7 @@ void Break::finish(Status status, bool applied) {
     apply = std::move(apply_);
   }
   core_.graph.wake(id_);
+  if (request_.kernel_setattr) core_.graph.remove(inode_->kernel_node, id_);
   core_.remove(*this);
   stop_waiting();
   PINDAX_STEP("break.counted_out");
@@ -323,6 +292,7 @@ void Break::abandon() {
   if (holds) inode_->range_lock.release(lock_request_);
   else inode_->range_lock.cancel(lock_request_);
   core_.graph.wake(id_);
+  if (request_.kernel_setattr) core_.graph.remove(inode_->kernel_node, id_);
   core_.remove(*this);
 }
 
@@ -351,7 +321,28 @@ ChangeRow Break::row() const NO_THREAD_SAFETY_ANALYSIS {
   row.scans = scans_;
   row.retries = retries_;
   row.busy_offset = busy_offset_;
+  row.quarantines = may_quarantine();
+  row.waits_for_kernel = (phase_ == Phase::kRecalling || sleeps_for_recall_) && kind_ != Kind::kFill &&
+                         !request_.kernel_setattr && inode_->pages.draining(range_);
   return row;
+}
+
+std::vector<RecallRow> Break::recall_rows() const {
+  std::vector<RecallRow> rows;
+  const auto now = Clock::now();
+  MutexLock lock(inode_->mutex);
+  if (phase_ != Phase::kRecalling && !(phase_ == Phase::kSleeping && sleeps_for_recall_)) return rows;
+  inode_->mappings.each_overlapping(range_, [&](const Mapping& m) {
+    for (const Mapping::PendingRecall& p : m.pending) {
+      const ByteRange r = intersect(p.range, range_);
+      if (r.empty() || exempt(m, r)) continue;
+      RecallRow row{m.client->port->identity(), m.id, r, 0, 0};
+      row.age_ns = static_cast<u64>(std::chrono::nanoseconds(now - p.sent).count());
+      row.deadline_ms = std::chrono::duration_cast<std::chrono::milliseconds>(p.deadline - now).count();
+      rows.push_back(std::move(row));
+    }
+  });
+  return rows;
 }
 
 }  // namespace pindax

@@ -9,7 +9,8 @@
 //   |          v
 //   |     close gates (G1, first time), fence, scan all slots (G3, B2)
 //   |          |                         |
-//   |        clean                     busy --> verdict: refuse / quarantine (as clean, but for what is pinned) / sleep
+//   |        clean                     busy: ask leases to end, evict (policy); verdict:
+//   |          |                       refuse / quarantine (as clean, but for what is pinned) / sleep
 //   |          v                                                                         |
 //   |     recall translations and kernel pages (B3)              mark (U2), edges (A6), DROP THE LOCK
 //   |      |           |                                                                 v
@@ -91,6 +92,7 @@ class Break final : public Change, public Wakeable, public std::enable_shared_fr
   bool has_passed(const Passer& who) const NO_THREAD_SAFETY_ANALYSIS { return passes_.contains(who); }
   void recheck_locked();  // InodeLayout::recheck()
   ChangeRow row() const;  // takes the mutex; without waits_for
+  std::vector<RecallRow> recall_rows() const;
 
   u64 id() const { return id_; }
   ByteRange range() const { return range_; }
@@ -110,6 +112,20 @@ class Break final : public Change, public Wakeable, public std::enable_shared_fr
   };
   enum class Verdict { kSleep, kQuarantine, kRefuse };
 
+  // break_policy.cc: what is done about what is in the way
+  Verdict decide(const std::vector<BusyPin>& busy);
+  Verdict verdict_for(const BusyPin& b, bool overdue_lease);
+  Verdict verdict_for_recall() const;  // mutex held
+  bool may_quarantine() const {
+    return kind_ == Kind::kChange && request_.only_frees && policy_ != BusyPolicy::kRefuse;
+  }
+  bool must_not_sleep() const;
+  bool expired() const { return deadline_ && Clock::now() >= *deadline_; }
+  bool overdue(const BusyPin& b);
+  bool evict(const std::shared_ptr<ClientState>& client);
+  bool evict_silent_clients();
+  bool someone_dies() const;
+
   // break.cc: the machine
   void request_lock();
   void locked();
@@ -120,9 +136,6 @@ class Break final : public Change, public Wakeable, public std::enable_shared_fr
   void timer_fired(u64 step);
   void poll_clients();
   void park();
-  Verdict verdict(bool for_pins) const;
-  bool must_not_sleep() const;
-  bool expired() const { return deadline_ && Clock::now() >= *deadline_; }
   void apply();
   void finish(Status status, bool applied);
   bool interrupted_now();
@@ -183,6 +196,9 @@ class Break final : public Change, public Wakeable, public std::enable_shared_fr
   bool lock_held_ = false;
   Executor::TimerId timer_ = 0;
   std::optional<Clock::time_point> recall_deadline_;
+  std::optional<Clock::time_point> look_again_;  // before the periodic rescan: a lease falls due, a killed client should be gone
+  // Clients that policy evict has tried to end, and until when their end is waited for (the epoch: it may not be ended).
+  std::map<std::shared_ptr<ClientState>, Clock::time_point> evicted_;
   std::vector<BusyPin> exempt_;                // pinned, to be quarantined
   std::vector<HeldBack::Spec> forced_;         // not acknowledged in time (F4)
   std::vector<std::shared_ptr<ClientState>> waits_on_;  // registered with these

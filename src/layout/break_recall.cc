@@ -8,7 +8,7 @@
 
 namespace pindax {
 
-bool Mapping::send_recall(const std::vector<ByteRange>& pieces, bool holes_only) {
+bool Mapping::send_recall(const std::vector<ByteRange>& pieces, RecallWhat what) {
   struct Run {
     ByteRange range;
     bool holes;
@@ -17,8 +17,9 @@ bool Mapping::send_recall(const std::vector<ByteRange>& pieces, bool holes_only)
   for (const ByteRange& piece : pieces) {
     bool first = true;  // of this piece: one recall spans all that is granted in it
     granted.each(piece, [&](ByteRange r, const Granted& g) {
-      if (holes_only && !g.hole) return true;
-      const bool join = !runs.empty() && !first && (!holes_only || runs.back().range.end == r.begin);
+      if (what == RecallWhat::kHoles && !g.hole) return true;
+      if (what == RecallWhat::kWritable && !g.writable) return true;
+      const bool join = !runs.empty() && !first && (what == RecallWhat::kAll || runs.back().range.end == r.begin);
       if (join) {
         runs.back().range.end = r.end;
         runs.back().holes = runs.back().holes || g.hole;
@@ -31,13 +32,15 @@ bool Mapping::send_recall(const std::vector<ByteRange>& pieces, bool holes_only)
   }
   for (const Run& run : runs) {
     const u64 recall = inode->core->new_id();
+    const auto now = Clock::now();
     granted.erase(run.range);
-    pending.push_back({recall, run.range, run.holes, Clock::now() + inode->core->options.recall_deadline});
+    if (what == RecallWhat::kWritable) granted.assign(run.range, {false, false});
+    pending.push_back({recall, run.range, run.holes, now + inode->core->options.recall_deadline, now});
     {
       MutexLock lock(client->mutex);
       client->recalls.emplace(recall, shared_from_this());
     }
-    client->port->send_recall(recall, id, run.range, false);
+    client->port->send_recall(recall, id, run.range, what == RecallWhat::kWritable);
     inode->core->counts.recalls.fetch_add(1, std::memory_order_relaxed);
   }
   return !runs.empty();
@@ -100,7 +103,10 @@ void Break::recall() {
         if (b.mapping.get() == &m) wanted.erase(block_aligned(b.range));
       std::vector<ByteRange> pieces;
       wanted.each(range_, [&](ByteRange r, bool) { pieces.push_back(r); return true; });
-      if (m.send_recall(pieces, kind_ == Kind::kFault)) recall_sent_ = true;
+      const auto what = kind_ == Kind::kFault ? Mapping::RecallWhat::kHoles
+                        : request_.downgrade  ? Mapping::RecallWhat::kWritable
+                                              : Mapping::RecallWhat::kAll;
+      if (m.send_recall(pieces, what)) recall_sent_ = true;
     });
     // A fill's own pages are in its hands. A SETATTR's pages are dropped by the kernel itself when it has the answer, and
     // until then a notification over a dirty page would wait for that very answer (C6).
@@ -149,17 +155,21 @@ void Break::bound_passed() {
   Verdict v;
   {
     MutexLock lock(inode_->mutex);
-    v = verdict(false);
+    v = verdict_for_recall();
     if (v == Verdict::kQuarantine) forced_ = unacknowledged();
   }
   if (v == Verdict::kQuarantine) return apply();
   if (v == Verdict::kRefuse) return finish(Status(Errc::kTextBusy), false);
   const bool in_time = recall_deadline_ && Clock::now() < *recall_deadline_;
   if (in_time && !expired()) return keep_waiting_for_recall();
+  if (evict_silent_clients() || someone_dies()) {
+    for (const auto& [client, until] : evicted_) recall_deadline_ = std::max(*recall_deadline_, until);
+    return keep_waiting_for_recall();
+  }
   force_or_refuse();
 }
 
-// The recall's own deadline. Stale zeros are acceptable, stale blocks only where the operation frees them: it ends, and the
+// The recall's own deadline is over, and nobody was or could be evicted. Stale zeros are acceptable, stale blocks only where the operation frees them: it ends, and the
 // blocks stay in quarantine (F4). The kernel cannot be forced.
 void Break::force_or_refuse() {
   bool kernel = false;

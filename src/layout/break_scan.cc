@@ -27,7 +27,7 @@ std::vector<Break::ScanTarget> Break::scan_targets() {
   ++scans_;
   core_.counts.scans.fetch_add(1, std::memory_order_relaxed);
   inode_->mappings.each_overlapping(range_, [&](Mapping& m) {
-    if (m.client->gone.load()) return;
+    if (m.client->gone.load() || (kind_ == Kind::kFill && m.indirect)) return;
     auto it = std::find_if(targets.begin(), targets.end(), [&](const ScanTarget& t) { return t.client == m.client; });
     if (it == targets.end()) it = targets.insert(targets.end(), ScanTarget{m.client, {}});
     it->mappings.push_back(m.shared_from_this());
@@ -39,7 +39,7 @@ std::vector<Break::BusyPin> Break::scan_message_pins() {
   std::vector<BusyPin> busy;
   MutexLock lock(inode_->mutex);
   inode_->mappings.each_overlapping(range_, [&](Mapping& m) {
-    if (m.client->gone.load()) return;
+    if (m.client->gone.load() || (kind_ == Kind::kFill && m.indirect)) return;
     for (const auto& [id, p] : m.message_pins) {
       const ByteRange r = intersect(intersect(p.range, m.range), range_);
       if (r.empty()) continue;

@@ -14,9 +14,18 @@ void Break::sleep(std::vector<BusyPin> busy, bool for_recall) {
   bool soon = false;
   for (const BusyPin& b : busy) {
     if (b.mapping == nullptr) soon = true;
-    else threads.push_back({b.mapping->client->port->identity().pid, b.pin.thread});
+    // A transferable pin counts for its client: who of its threads will end it is not known.
+    else if ((b.pin.kind & proto::kPinTransferable) == 0)
+      threads.push_back({b.mapping->client->port->identity().pid, b.pin.thread});
   }
-  if (!core_.graph.sleep(id_, {request_.requester.pid, request_.requester.tid}, std::move(threads), {}))
+  std::vector<WaitGraph::Node> nodes;
+  {
+    MutexLock lock(inode_->mutex);
+    if (request_.kernel_setattr) core_.graph.add(inode_->kernel_node, id_);
+    // A clean page goes without write-back.
+    if (for_recall && inode_->pages.draining(range_) && inode_->pages.may_be_dirty()) nodes.push_back(inode_->kernel_node);
+  }
+  if (!core_.graph.sleep(id_, {request_.requester.pid, request_.requester.tid}, std::move(threads), std::move(nodes)))
     return finish(Status(Errc::kDeadlock, "a pin in the way is held by a thread that waits for this operation"), false);
   PINDAX_STEP("break.sleeping");
   lock_held_ = false;
@@ -40,7 +49,10 @@ void Break::sleep(std::vector<BusyPin> busy, bool for_recall) {
     if (!again) {
       auto when = Clock::now() + core_.options.rescan_period;  // U3
       if (soon) when = Clock::now() + std::chrono::milliseconds(1);
-      if (deadline_) when = std::min(when, std::max(*deadline_, Clock::now() + std::chrono::milliseconds(1)));
+      if (look_again_) when = std::min(when, std::max(*look_again_, Clock::now() + std::chrono::milliseconds(1)));
+      // One that is over has had its say about recalls already.
+      if (deadline_ && (!for_recall || !expired()))
+        when = std::min(when, std::max(*deadline_, Clock::now() + std::chrono::milliseconds(1)));
       if (for_recall && recall_deadline_) when = std::min(when, std::max(*recall_deadline_, Clock::now()));
       arm(when);
     }

@@ -41,10 +41,11 @@ void LayoutImpl::client_memory_gone(ClientPort& client) {
   core_->clients.erase(&client);
 }
 
-Mapping* LayoutImpl::add_mapping(InodeLayout& inode, ClientPort& client, u32 id, ByteRange range, bool writable) {
+Mapping* LayoutImpl::add_mapping(InodeLayout& inode, ClientPort& client, u32 id, ByteRange range, bool writable,
+                                bool indirect) {
   const auto state = core_->find(client);
   PINDAX_ASSERT(state != nullptr);
-  auto mapping = std::make_shared<Mapping>(state, inode.shared_from_this(), id, block_aligned(range), writable);
+  auto mapping = std::make_shared<Mapping>(state, inode.shared_from_this(), id, block_aligned(range), writable, indirect);
   {
     MutexLock lock(inode.mutex);
     // Born with the closings of the breaks that hold the range, and after their tickets were shown (A1): before it is
@@ -140,6 +141,7 @@ void LayoutImpl::recall_acknowledged(ClientPort& client, u64 recall) {
 void LayoutImpl::with_fault(Mapping& mapping, ByteRange range, bool write, std::function<void(Result<SharedHold>)> go) {
   InodeLayout& in = *mapping.inode;
   const ByteRange pages = intersect(block_aligned(range), mapping.range);
+  core_->counts.faults.fetch_add(1, std::memory_order_relaxed);
   if (pages.empty()) return go(Errc::kInvalid);
   auto slow = [inode = in.shared_from_this(), m = mapping.shared_from_this(), pages, write](auto next) {
     Break::fault(inode, m, pages, write, std::move(next))->begin();
@@ -174,17 +176,17 @@ void LayoutImpl::doorbell(ClientPort& client) {
 
 std::shared_ptr<Change> LayoutImpl::pin(Mapping& mapping, const PinRequest& request,
                                         std::function<void(Result<u64>)> done) {
-  auto refuse = [&](Errc why) -> std::shared_ptr<Change> {
+  auto refuse = [&](Status why) -> std::shared_ptr<Change> {
     auto nothing = std::make_shared<SlowPin>(mapping.shared_from_this(), request, nullptr);
-    done(why);
+    done(std::move(why));
     return nothing;
   };
   const u32 kind = request.kind & proto::kPinKindMask;
   const bool known = kind <= static_cast<u32>(proto::PinKind::kLongterm) &&
-                     (request.kind & ~(proto::kPinKindMask | proto::kPinWrite)) == 0;
-  if (request.range.empty() || !mapping.range.contains(request.range) || !known) return refuse(Errc::kInvalid);
+                     (request.kind & ~(proto::kPinKindMask | proto::kPinFlags)) == 0;
+  if (request.range.empty() || !mapping.range.contains(request.range) || !known) return refuse(Status(Errc::kInvalid));
   if (kind == static_cast<u32>(proto::PinKind::kLongterm) && !core_->options.allow_longterm)
-    return refuse(Errc::kNotSupported);
+    return refuse(Status(Errc::kNotSupported, "this mount does not allow long-term pins (option long_term_pins)"));
   auto p = std::make_shared<SlowPin>(mapping.shared_from_this(), request, std::move(done));
   p->begin();
   return p;

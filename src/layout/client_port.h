@@ -45,6 +45,11 @@ class ClientPort {
   // Into the client's FIFO (F1), in order of the calls.
   virtual void send_grant(u32 mapping, const GrantPiece& piece, u64 generation) = 0;
   virtual void send_recall(u64 recall, u32 mapping, ByteRange range, bool downgrade) = 0;
+  // A lease is in the way: its holder is asked to end it within `deadline`. `slot` kMaxSlots: the pin that pin() called `pin`.
+  virtual void send_pin_recall(u32 slot, u64 pin, std::chrono::milliseconds deadline) = 0;
+  // Policy evict: ends the client's process with SIGKILL, on the authority of user `as` or (empty) of the mount itself. `why` is
+  // for the log. Never the wrong process: kNotConnected after a hang-up; kPermission, kNotSupported where that cannot be.
+  virtual Status evict(const std::string& why, std::optional<u32> as) = 0;
   // U2: drains the doorbell before a scan.
   virtual void drain_doorbell() = 0;  // ClientLayout::doorbell() calls it, then wakes those who scan
   // D1, polled while a break waits: ESRCH on its userfaultfd or an all-zero statm. True: its pins have ended.
@@ -56,7 +61,7 @@ class Mapping;
 
 struct PinRequest {
   u32 slot = proto::kMaxSlots;  // kAsked slot, or kMaxSlots without shared memory
-  u32 kind = 0;                 // PinKind | kPinWrite
+  u32 kind = 0;                 // PinKind | kPinFlags
   bool try_only = false;        // kTryAgain instead of waiting
   ByteRange range;              // bytes of the file
   u64 age = 0;
@@ -69,9 +74,22 @@ struct PinRow {
   ByteRange range;
   ClientIdentity client;
   u32 thread = 0;
-  u32 kind = 0;  // PinKind | kPinWrite
+  u32 kind = 0;  // PinKind | kPinFlags
   u64 age_ns = 0;
+  // Older than the soft deadline (transient), or asked for and not ended in time (lease).
+  bool stuck = false;
+  i64 asked_ns = -1;  // a lease whose holder was asked to end it: how long ago
+  u64 publication = 0;  // with the session and `slot`: tells this pin from all others, before and after
+  u32 slot = proto::kMaxSlots;
   std::vector<u64> waiting_changes;  // ChangeRow::id
+};
+// A recall that was sent and not answered.
+struct RecallRow {
+  ClientIdentity client;
+  u32 mapping = 0;
+  ByteRange range;
+  u64 age_ns = 0;
+  i64 deadline_ms = 0;  // from now; negative: it has passed
 };
 struct ChangeRow {
   u64 id = 0;
@@ -85,8 +103,12 @@ struct ChangeRow {
   u64 scans = 0;
   u64 retries = 0;
   u64 busy_offset = 0;  // first busy byte seen by the last scan
-  i64 deadline_ms = -1;
+  i64 deadline_ms = -1;      // of the whole wait, from its begin; -1: none
   std::vector<PinRow> waits_for;
+  std::vector<RecallRow> recalls;  // that it waits for
+  bool waits_for_kernel = false;   // to drop pages
+  bool quarantines = false;        // it may complete without the busy blocks
+  std::vector<u64> behind;         // a pin request: the changes (by id) that it queues behind (A3)
 };
 // Of all operations since the start.
 struct LayoutTotals {
@@ -95,6 +117,11 @@ struct LayoutTotals {
   u64 retries = 0;  // sleeps
   u64 scans = 0;
   u64 recalls = 0;  // messages to clients
+  u64 lease_recalls = 0;
+  u64 evictions = 0;          // by policy
+  u64 evictions_refused = 0;  // the same, where the daemon or the caller may not
+  u64 faults = 0;
+  u64 pins = 0;  // published, by the word of the clients
 };
 struct MappingRow {
   InodeNo ino;
@@ -103,6 +130,8 @@ struct MappingRow {
   ByteRange range;
   bool writable = false;
   u64 granted_bytes = 0;
+  bool indirect = false;
+  u64 recalls_pending = 0;
 };
 
 // The part of Layout that serves clients; the same object as Layout (layout/layout.h).
@@ -117,7 +146,9 @@ class ClientLayout {
   virtual void client_memory_gone(ClientPort& client) = 0;
 
   // Registers mapping `id` and opens its gate (or leaves it closed over ranges that breaks hold). The InodeLayout outlives it.
-  virtual Mapping* add_mapping(InodeLayout& inode, ClientPort& client, u32 id, ByteRange range, bool writable) = 0;
+  // `indirect`: the client reaches the pages through the kernel's page cache; only its pins matter here.
+  virtual Mapping* add_mapping(InodeLayout& inode, ClientPort& client, u32 id, ByteRange range, bool writable,
+                               bool indirect = false) = 0;
   // After the client unmapped: forgets translations. Pins through it stay until unpinned (R7): the object lives on for
   // scans while slots name it; the id may be reused once id_reusable says so.
   virtual void remove_mapping(Mapping* mapping) = 0;
@@ -139,6 +170,7 @@ class ClientLayout {
   virtual void set_size(InodeLayout& inode, u64 size_bytes) = 0;           // Gate::size_bytes of all its mappings
 
   virtual std::vector<PinRow> list_pins() = 0;
+  virtual std::vector<PinRow> list_stuck_pins() = 0;  // without waiting_changes; cheap where none is stuck
   virtual std::vector<ChangeRow> list_changes() = 0;
   virtual std::vector<MappingRow> list_mappings() = 0;
   virtual LayoutTotals totals() const = 0;

@@ -34,6 +34,23 @@ bool ClientState::time_to_poll(Clock::time_point now, Clock::duration period) {
   return true;
 }
 
+bool ClientState::admit_longterm(const LongtermPin& pin, u64 quota_bytes) {
+  const auto fits = [&]() REQUIRES(mutex) { return longterm_bytes_ <= quota_bytes && pin.bytes <= quota_bytes - longterm_bytes_; };
+  if (!fits() || longterm_.size() >= 2 * longterm_kept_ + 64) {
+    std::erase_if(longterm_, [&](const LongtermPin& p) REQUIRES(mutex) {
+      const bool lasts = p.message_pin != 0 ? message_pins.contains(p.message_pin)
+                                            : (port->slots()[p.slot].state.load() & ~proto::kSlotAwaited) == p.state;
+      if (!lasts) longterm_bytes_ -= p.bytes;
+      return !lasts;
+    });
+    longterm_kept_ = longterm_.size();
+  }
+  if (!fits()) return false;
+  longterm_.push_back(pin);
+  longterm_bytes_ += pin.bytes;
+  return true;
+}
+
 void Core::publish_ticket(ClientState& client, u64 ticket) {
   proto::GateHeader* header = client.port->gate_header();
   if (header == nullptr) return;
@@ -59,6 +76,7 @@ void Core::client_gone(ClientState& client) {
   if (client.gone.exchange(true)) return;
   PINDAX_STEP("layout.client_gone");
   std::map<u32, std::shared_ptr<Mapping>> mappings;
+  counts.pins_of_the_gone.fetch_add(published_pins(*client.port), std::memory_order_relaxed);
   {
     MutexLock lock(client.mutex);
     mappings = client.mappings;
@@ -69,7 +87,8 @@ void Core::client_gone(ClientState& client) {
   // at work there although nothing is mapped any more.
   auto outlives = [&](Mapping& m, ByteRange r) {  // its inode's mutex is held
     const ByteRange range = intersect(block_aligned(r), m.range);
-    if (!range.empty()) m.pending.push_back({new_id(), range, false, Clock::now() + options.recall_deadline});
+    const auto now = Clock::now();
+    if (!range.empty()) m.pending.push_back({new_id(), range, false, now + options.recall_deadline, now});
   };
   scan_slots(*client.port, [&](const SeenPin& pin, bool&) {
     const auto it = mappings.find(pin.mapping);

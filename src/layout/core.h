@@ -64,7 +64,27 @@ class ClientState : public std::enable_shared_from_this<ClientState> {
   };
   std::map<u32, Episode> episodes GUARDED_BY(mutex);
 
+  // Leases whose holder was asked to end them, by slot; a slot that publishes something else by now has no entry.
+  struct AskedLease {
+    u64 state = 0;
+    Clock::time_point since, last;
+  };
+  std::map<u32, AskedLease> asked_leases GUARDED_BY(mutex);
+
+  // Long-term pins that were admitted, ended ones among them until the quota is reached: they end without a message.
+  struct LongtermPin {
+    u32 slot = 0;
+    u64 state = 0;        // of the slot
+    u64 message_pin = 0;  // without a slot
+    u64 bytes = 0;
+  };
+  // False: `pin` would exceed the quota.
+  bool admit_longterm(const LongtermPin& pin, u64 quota_bytes) REQUIRES(mutex);
+
  private:
+  std::vector<LongtermPin> longterm_ GUARDED_BY(mutex);
+  u64 longterm_bytes_ GUARDED_BY(mutex) = 0;
+  std::size_t longterm_kept_ GUARDED_BY(mutex) = 0;  // when last looked through
   std::map<Wakeable*, std::weak_ptr<Wakeable>> waiting_ GUARDED_BY(mutex);
   Clock::time_point next_poll_ GUARDED_BY(mutex){};
 };
@@ -84,6 +104,8 @@ class Core : public std::enable_shared_from_this<Core> {
 
   struct Counts {  // LayoutTotals
     std::atomic<u64> breaks{0}, waited{0}, retries{0}, scans{0}, recalls{0};
+    std::atomic<u64> lease_recalls{0}, evictions{0}, evictions_refused{0}, faults{0};
+    std::atomic<u64> pins_of_the_gone{0};  // and of clients without slots
   };
   Counts counts;
 

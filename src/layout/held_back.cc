@@ -90,7 +90,7 @@ void HeldBack::check() {
         recalled_ = true;
         PINDAX_STEP("held_back.pin_ended");
         // What the pin protected is still translated to the old blocks.
-        if (!m.removed && !m.client->gone.load()) m.send_recall({spec_.range}, false);
+        if (!m.removed && !m.client->gone.load()) m.send_recall({spec_.range}, Mapping::RecallWhat::kAll);
       }
       if (m.pending_in(spec_.range)) return;
       // Dead: what it had translated or pinned may still be stored to (D1).

@@ -32,19 +32,29 @@ struct MessagePin {
   u64 age = 0;
   u32 thread = 0;
   u64 since_ns = 0;
+  ClientState::AskedLease asked;  // `since` not set: not asked
 };
 
 // A client's mapping. Indexed until nothing of it is left: mapped, or (R7) unmapped but still named by pins.
 class Mapping : public std::enable_shared_from_this<Mapping>, public boost::intrusive::set_base_hook<> {
  public:
-  Mapping(std::shared_ptr<ClientState> c, std::shared_ptr<InodeLayout> in, u32 i, ByteRange r, bool w)
-      : client(std::move(c)), inode(std::move(in)), id(i), range(r), writable(w), gate(client->port->gate(i)) {}
+  Mapping(std::shared_ptr<ClientState> c, std::shared_ptr<InodeLayout> in, u32 i, ByteRange r, bool w, bool through_cache)
+      : client(std::move(c)),
+        inode(std::move(in)),
+        id(i),
+        range(r),
+        writable(w),
+        indirect(through_cache),
+        gate(client->port->gate(i)) {}
 
   const std::shared_ptr<ClientState> client;
   const std::shared_ptr<InodeLayout> inode;
   const u32 id;
   const ByteRange range;  // bytes of the file, block aligned
   const bool writable;
+  // The client maps through the kernel's page cache. Its pins keep the layout, but they are no reason to keep the page from
+  // the cache: that is where the client has it (C5).
+  const bool indirect;
 
   // The rest is guarded by inode->mutex.
   GateWriter gate;
@@ -61,6 +71,7 @@ class Mapping : public std::enable_shared_from_this<Mapping>, public boost::intr
     ByteRange range;
     bool holes = false;            // zeros are among them
     Clock::time_point deadline{};  // B4: of the recall, whoever waits for it
+    Clock::time_point sent{};
   };
   std::vector<PendingRecall> pending;
   std::map<u64, MessagePin> message_pins;
@@ -70,7 +81,9 @@ class Mapping : public std::enable_shared_from_this<Mapping>, public boost::intr
     return std::any_of(pending.begin(), pending.end(), [&](const PendingRecall& p) { return p.range.overlaps(r); });
   }
   // Queues the recall of what is granted in the pieces and moves it to `pending`. True: something was.
-  bool send_recall(const std::vector<ByteRange>& pieces, bool holes_only);
+  // `downgrade`: only what may be stored to is recalled, and stays granted for reading.
+  enum class RecallWhat { kAll, kHoles, kWritable };
+  bool send_recall(const std::vector<ByteRange>& pieces, RecallWhat what);
   // All translations are gone without acknowledgements: unmapped, or the memory itself is gone.
   void forget_translations();
 };
@@ -116,12 +129,14 @@ class MappingIndex {
 
 class InodeLayout : public std::enable_shared_from_this<InodeLayout> {
  public:
-  InodeLayout(std::shared_ptr<Core> c, InodeNo n) : core(std::move(c)), ino(n), range_lock(core->executor) {}
+  InodeLayout(std::shared_ptr<Core> c, InodeNo n)
+      : core(std::move(c)), ino(n), range_lock(core->executor), kernel_node(core->graph.new_node()) {}
 
   const std::shared_ptr<Core> core;
   const InodeNo ino;
   RangeLock range_lock;  // has a mutex of the same rank: never called under `mutex`
   std::atomic<bool> ever_mapped{false};
+  const WaitGraph::Node kernel_node;  // A6: the kernel's write-back of this inode
 
   mutable Mutex mutex{LockRank::kLayout};
   MappingIndex mappings GUARDED_BY(mutex);

@@ -80,6 +80,10 @@ struct ChangeRequest {
   // Blocks only appear where there were none (a write into a hole, an extension): translations, zero pages and kernel pages
   // of break_range are recalled (R18, R19), pins do not matter, since a pin of a hole promises nothing about it (P4).
   bool recall_only = false;
+  // Translations for reading may stay, only the right to store is taken away (the source of a clone).
+  bool downgrade = false;
+  // On whose authority policy evict kills (a uid); empty: the mount's own.
+  std::optional<u32> evict_as;
 };
 
 // How apply() must treat the blocks that it takes out of the file.
@@ -114,7 +118,10 @@ struct LayoutOptions {
   std::chrono::milliseconds recall_deadline{5000};  // B4
   std::chrono::milliseconds recall_bound{20};       // acks slower than this: drop the lock, start over (B4)
   std::chrono::milliseconds rescan_period{500};     // for clients that never ring (U3)
+  std::chrono::milliseconds lease_deadline{5000};   // how long the holder of a lease has after he was asked
+  std::chrono::milliseconds stuck_after{10000};     // soft deadline of transient pins: then they are shown as stuck
   bool allow_longterm = false;
+  u64 longterm_quota_bytes = ~u64{0};               // of one client's long-term pins
 };
 
 class Layout {

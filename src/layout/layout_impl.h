@@ -31,7 +31,8 @@ class LayoutImpl final : public Layout, public ClientLayout {
   void add_client(std::shared_ptr<ClientPort> client) override;
   void client_gone(ClientPort& client) override;
   void client_memory_gone(ClientPort& client) override;
-  Mapping* add_mapping(InodeLayout& inode, ClientPort& client, u32 id, ByteRange range, bool writable) override;
+  Mapping* add_mapping(InodeLayout& inode, ClientPort& client, u32 id, ByteRange range, bool writable,
+                       bool indirect) override;
   void remove_mapping(Mapping* mapping) override;
   bool id_reusable(ClientPort& client, u32 id) override;
   u64 generation(Mapping& mapping) override;
@@ -46,12 +47,10 @@ class LayoutImpl final : public Layout, public ClientLayout {
 
   // ---- Listings (listings.cc) ----
   std::vector<PinRow> list_pins() override;
+  std::vector<PinRow> list_stuck_pins() override;
   std::vector<ChangeRow> list_changes() override;
   std::vector<MappingRow> list_mappings() override;
-  LayoutTotals totals() const override {
-    const Core::Counts& c = core_->counts;
-    return {c.breaks.load(), c.waited.load(), c.retries.load(), c.scans.load(), c.recalls.load()};
-  }
+  LayoutTotals totals() const override;
 
  private:
   static void with_hold(InodeLayout& inode, ByteRange range, RangeLock::Mode mode, std::function<void(SharedHold)> go);

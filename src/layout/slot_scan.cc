@@ -39,6 +39,13 @@ std::optional<SeenPin> read_slot(proto::Slot* slots, u32 index) {
   return unstable;
 }
 
+u64 published_pins(ClientPort& port) {
+  proto::Slot* slots = port.slots();
+  u64 sum = 0;
+  for (u32 i = 0, n = slot_count(port); i < n; ++i) sum += slots[i].state.load(std::memory_order_relaxed) / proto::kSlotSequenceUnit;
+  return sum;
+}
+
 bool mark_awaited(proto::Slot* slots, const SeenPin& pin) {
   u64 expected = pin.state;
   return slots[pin.slot].state.compare_exchange_strong(expected, pin.state | proto::kSlotAwaited,

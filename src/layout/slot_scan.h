@@ -43,6 +43,9 @@ inline u32 slot_count(ClientPort& port) {
   return std::min(header->high_water.load(std::memory_order_acquire), proto::kMaxSlots);
 }
 
+// How many pins the client has published so far, by its own word.
+u64 published_pins(ClientPort& port);
+
 inline constexpr int kMaxTurns = 1000;  // of one slot whose marks fail; then it counts as unstable
 
 // Calls visit(pin, again) for every published pin until it returns false. A visit whose mark failed sets `again`, and

@@ -103,6 +103,7 @@ void SlowPin::locked() {
       for (Break* w : passed) ++w->passes(passer());
       pin = make_visible();  // P3: under the hold
     } else if (!exhausted && !request_.try_only) {
+      behind_ = behind;
       inode_->queued_pins.push_back(shared_from_this());
     }
   }
@@ -132,6 +133,16 @@ void SlowPin::sleep(const std::vector<WaitGraph::Node>& behind) {
   request_lock();
 }
 
+Status SlowPin::admit_longterm(ClientState::LongtermPin pin) {
+  if ((request_.kind & proto::kPinKindMask) != static_cast<u32>(proto::PinKind::kLongterm)) return {};
+  pin.bytes = block_aligned(request_.range).length();
+  const u64 quota = core_.options.longterm_quota_bytes;
+  MutexLock lock(mapping_->client->mutex);
+  if (mapping_->client->admit_longterm(pin, quota)) return {};
+  return Status(Errc::kNoMemory, "the long-term pins of this client would exceed its " + std::to_string(quota) +
+                                     " bytes (mount option long_term_pins): end others first");
+}
+
 Result<u64> SlowPin::make_visible() {
   ClientState& client = *mapping_->client;
   if (request_.slot < proto::kMaxSlots) {
@@ -144,17 +155,34 @@ Result<u64> SlowPin::make_visible() {
     const ByteRange said{slot.begin.load(std::memory_order_relaxed), slot.end.load(std::memory_order_relaxed)};
     if (said != request_.range || slot.mapping.load(std::memory_order_relaxed) != mapping_->id) return Errc::kProtocol;
     const u64 active = state - asked + static_cast<u64>(proto::SlotState::kActive);
+    if (Status s = admit_longterm({request_.slot, active, 0, 0}); !s.ok()) return s;
     if (!slot.state.compare_exchange_strong(state, active, std::memory_order_seq_cst)) return Errc::kProtocol;
     return u64{0};
   }
   const u64 id = core_.new_id();
+  if (Status s = admit_longterm({proto::kMaxSlots, 0, id, 0}); !s.ok()) return s;
+  core_.counts.pins_of_the_gone.fetch_add(1, std::memory_order_relaxed);
   mapping_->message_pins.emplace(
-      id, MessagePin{request_.kind, request_.range, request_.age, request_.thread, monotonic_ns()});
+      id, MessagePin{request_.kind, request_.range, request_.age, request_.thread, monotonic_ns(), {}});
   MutexLock lock(client.mutex);
   client.message_pins.emplace(id, mapping_);
   auto& episode = client.episodes[request_.thread];
   if (episode.pins++ == 0) episode.age = request_.age;
   return id;
+}
+
+ChangeRow SlowPin::row() const {
+  ChangeRow row;
+  const ClientIdentity& who = mapping_->client->port->identity();
+  row.id = node_;
+  row.ino = inode_->ino;
+  row.operation = "pin";
+  row.range = request_.range;
+  row.requester = {who.pid, request_.thread, who.uid, who.command};
+  row.phase = "queued behind a change";
+  row.waiting_ns = static_cast<u64>(std::chrono::nanoseconds(Clock::now() - arrived_).count());
+  row.behind = behind_;
+  return row;
 }
 
 void SlowPin::wake() {

@@ -29,6 +29,7 @@ class SlowPin final : public Change, public Wakeable, public std::enable_shared_
   void abandon();
   ByteRange range() const { return request_.range; }
   const ClientState& client() const { return *mapping_->client; }
+  ChangeRow row() const;  // inode mutex held
 
  private:
   enum class Phase { kQueued, kOwned, kSleeping, kDone };
@@ -46,6 +47,7 @@ class SlowPin final : public Change, public Wakeable, public std::enable_shared_
   Siblings look_at_siblings();
   Pass may_pass(Break& w, const Siblings& siblings) const;
   Result<u64> make_visible();  // inode mutex held
+  Status admit_longterm(ClientState::LongtermPin pin);  // inode mutex held; `bytes` is filled in
   Break::Passer passer() const { return {mapping_->client.get(), request_.thread, request_.episode}; }
 
   const std::shared_ptr<Mapping> mapping_;
@@ -53,6 +55,7 @@ class SlowPin final : public Change, public Wakeable, public std::enable_shared_
   Core& core_;
   PinRequest request_;
   const WaitGraph::Node node_;
+  const Clock::time_point arrived_ = Clock::now();
   Done done_;
   RangeLock::Request lock_request_;
   bool lock_held_ = false;
@@ -60,6 +63,7 @@ class SlowPin final : public Change, public Wakeable, public std::enable_shared_
   // Guarded by inode_->mutex.
   Phase phase_ = Phase::kQueued;
   bool woken_ = false, interrupted_ = false;
+  std::vector<WaitGraph::Node> behind_;
 };
 
 }  // namespace pindax

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "layout/wait_graph.h"
 
+#include <algorithm>
 #include <unordered_set>
 
 namespace pindax {
@@ -37,6 +38,20 @@ bool WaitGraph::sleep(Node node, Thread owner, std::vector<Thread> threads, std:
   if (reaches(sleeper, node, owner)) return false;
   if (sleepers_.insert_or_assign(node, std::move(sleeper)).second && owner.tid != 0) by_owner_.emplace(owner, node);
   return true;
+}
+
+void WaitGraph::add(Node from, Node to) {
+  MutexLock lock(mutex_);
+  std::vector<Node>& nodes = sleepers_[from].nodes;
+  if (std::find(nodes.begin(), nodes.end(), to) == nodes.end()) nodes.push_back(to);
+}
+
+void WaitGraph::remove(Node from, Node to) {
+  MutexLock lock(mutex_);
+  const auto it = sleepers_.find(from);
+  if (it == sleepers_.end()) return;
+  std::erase(it->second.nodes, to);
+  if (it->second.nodes.empty()) sleepers_.erase(it);
 }
 
 void WaitGraph::wake(Node node) {

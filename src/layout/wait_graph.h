@@ -5,6 +5,8 @@
 //   thread  ->  the change or pin request that it made
 //   change  ->  the threads that hold the pins it met
 //   pin     ->  the changes it queues behind
+//   kernel  ->  the SETATTR that sleeps: it has stopped the inode's write-back (C6)
+//   change  ->  the kernel, whose dirty pages of the range it has asked for
 //
 // Every wait needs *all* of its targets to end, so a cycle is a deadlock, and the one that closes it gets kDeadlock. The
 // thread that truncates while it holds the pin itself is the cycle of length one (R37). Threads are (process, thread) as
@@ -37,6 +39,9 @@ class WaitGraph {
   [[nodiscard]] bool sleep(Node node, Thread owner, std::vector<Thread> threads, std::vector<Node> nodes) EXCLUDES(mutex_);
   // `node` sleeps no more.
   void wake(Node node) EXCLUDES(mutex_);
+  // For nodes that are no operation (the kernel's write-back of an inode): edges that come and go one by one.
+  void add(Node from, Node to) EXCLUDES(mutex_);
+  void remove(Node from, Node to) EXCLUDES(mutex_);
 
  private:
   struct Sleeper {

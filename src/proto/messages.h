@@ -151,12 +151,17 @@ struct RecallBody {
   u64 begin, end;  // bytes of the file
 };
 struct RecallAckBody { u64 recall; };
-struct PinRecallBody { u32 slot; u32 deadline_ms; };
+// Sent again now and then while the lease lasts and somebody waits.
+struct PinRecallBody {
+  u32 slot;  // or kNoSlot
+  u32 deadline_ms;  // from now
+  u64 pin;  // PinReply::pin, where there is no slot
+};
 
 struct PinBody {
   u32 mapping;
   u32 slot;   // in state kAsked, filled; kNoSlot without shared memory
-  u32 kind;   // PinKind | kPinWrite
+  u32 kind;   // PinKind | kPinFlags
   u32 flags;  // kPinTry…
   u64 begin, end;
   u64 age;

@@ -101,5 +101,7 @@ inline constexpr u64 kSlotAreaBytes = kSlotOffset + u64{kMaxSlots} * sizeof(Slot
 enum class PinKind : u32 { kTransient = 0, kLease = 1, kLongterm = 2 };
 inline constexpr u32 kPinKindMask = 0xff;
 inline constexpr u32 kPinWrite = 0x100;
+inline constexpr u32 kPinTransferable = 0x200;  // A6: any thread of the client may end it
+inline constexpr u32 kPinFlags = kPinWrite | kPinTransferable;
 
 }  // namespace pindax::proto

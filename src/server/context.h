@@ -83,6 +83,8 @@ struct ServerContext {
   Undertaker undertaker;
   // Set while a mount stands: it must learn the sizes that clients change (C7).
   std::atomic<KernelView*> kernel_view{nullptr};
+  std::atomic<u64> stuck_pins{0};  // now, and
+  std::atomic<u64> stuck_pins_ever{0};
   int epoll_fd = -1;
   std::function<void()> on_shutdown;  // {"op":"shutdown"}; any thread
   // The live sessions, for listings. Any thread, no locks held.

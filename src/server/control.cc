@@ -3,10 +3,8 @@
 // Which JSON request is carried out by whom, and how its answer travels.
 #include "server/control.h"
 
-#include <signal.h>
-#include <spdlog/spdlog.h>
+#include <fmt/format.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -44,17 +42,14 @@ Result<Json> stop_daemon(const Request& r) {
   return Json::object();
 }
 
-// Ends a client with SIGKILL, by pidfd: the number cannot have changed hands.
 Result<Json> evict_client(const Request& r) {
   const auto pid = optional_number(r, "pid");
   const auto session = optional_number(r, "session");
   if (!pid && !session) return Status(Errc::kInvalid, "the request needs \"pid\" or \"session\"");
   for (const auto& s : r.context.sessions()) {
-    if ((pid && s->peer().pid != *pid) || (session && s->id() != *session) || s->pidfd() < 0) continue;
-    if (!r.sees_all && s->peer().uid != r.caller.uid) return Status(Errc::kPermission, "the client is another user's");
-    if (::syscall(SYS_pidfd_send_signal, s->pidfd(), SIGKILL, nullptr, 0) != 0)
-      return Status(from_errno(errno), std::string("the daemon may not signal that process: ") + std::strerror(errno));
-    return Json{{"pid", s->peer().pid}, {"session", s->id()}};
+    if ((pid && s->peer().pid != *pid) || (session && s->id() != *session) || !s->summary().attached) continue;
+    PINDAX_TRY(s->evict(fmt::format("asked for by process {} (uid {})", r.peer.pid, r.peer.uid), r.caller.uid));
+    return Json{{"pid", s->peer().pid}, {"session", s->id()}, {"command", s->peer().command}};
   }
   return Status(Errc::kNotFound, "no such client");
 }
@@ -91,21 +86,37 @@ UniqueFd memory_with(const std::string& text) {
 
 namespace {
 
-// {"op":"recall", "path":P}: takes all translations of a file away; clients fault again. Pins do not matter.
-void recall_file(ServerContext& context, const Caller& caller, const Peer& peer, const std::string& path,
-                 std::function<void(Status)> done) {
-  auto inode = walk_existing(context.fs, caller, path, true);
+// {"op":"recall", "path":P, "offset_bytes", "length_bytes"}: takes the translations of a range away; clients fault again. Pins do
+// not matter: their blocks stay. Ends when all have answered, or at the recall's deadline.
+void recall_file(const control::Request& r, std::function<void(Result<control::Json>)> done) {
+  auto path = control::text_argument(r, "path");
+  if (!path.ok()) return done(path.status());
+  auto inode = walk_existing(r.context.fs, r.caller, *path, true);
   if (!inode.ok()) return done(inode.status());
-  if (Status s = context.fs.access(**inode, W_OK, caller); !s.ok()) return done(s);
-  const ByteRange all{0, kMaxOffset};
-  const ChangeRequest change{.operation = "recall",
-                             .lock_range = all,
-                             .break_range = all,
-                             .requester = {.pid = peer.pid, .tid = peer.pid, .uid = peer.uid, .command = peer.command},
-                             .only_frees = false,
-                             .recall_only = true};
-  context.fs.layout().change(*(*inode)->layout(), change, [](const ChangeGrant&) { return Status(); },
-                             [keep = *inode, done = std::move(done)](Status s) { done(s); });
+  if (Status s = r.context.fs.access(**inode, W_OK, r.caller); !s.ok()) return done(s);
+  const u64 begin = control::optional_number(r, "offset_bytes").value_or(0);
+  const u64 length = control::optional_number(r, "length_bytes").value_or(kMaxOffset);
+  if (begin >= kMaxOffset || length == 0) return done(Status(Errc::kInvalid, "the range to recall is empty or too large"));
+  const ByteRange range{begin, begin + std::min(length, kMaxOffset - begin)};
+  const auto count = [&context = r.context, ino = (*inode)->ino, range](u64 MappingRow::*what) {
+    u64 sum = 0;
+    for (const MappingRow& m : context.clients().list_mappings())
+      if (m.ino == ino && m.range.overlaps(range)) sum += what == &MappingRow::granted_bytes ? (m.granted_bytes != 0 ? 1 : 0) : m.*what;
+    return sum;
+  };
+  const u64 mapped = count(&MappingRow::granted_bytes);
+  const ChangeRequest change{
+      .operation = "recall",
+      .lock_range = range,
+      .break_range = range,
+      .requester = {.pid = r.peer.pid, .tid = r.peer.pid, .uid = r.peer.uid, .command = r.peer.command},
+      .only_frees = false,
+      .recall_only = true};
+  r.context.fs.layout().change(*(*inode)->layout(), change, [](const ChangeGrant&) { return Status(); },
+                               [keep = *inode, count, mapped, done = std::move(done)](Status s) {
+                                 if (!s.ok()) return done(std::move(s));
+                                 done(control::Json{{"recalls", mapped}, {"recalls_pending", count(&MappingRow::recalls_pending)}});
+                               });
 }
 
 }  // namespace
@@ -139,12 +150,7 @@ Status Session::handle_control(Packet& p) {
       }
       self->end_pending(request);
     };
-    if (op == "recall") {
-      auto path = control::text_argument(r, "path");
-      if (!path.ok()) return answer(path.status());
-      return recall_file(self->context_, who, self->peer_, *path,
-                         [answer](Status s) { answer(s.ok() ? Result<Json>(Json::object()) : Result<Json>(s)); });
-    }
+    if (op == "recall") return recall_file(r, answer);
     for (const auto& entry : control::kOperations)
       if (op == entry.name) return answer(entry.run(r));
     answer(Status(Errc::kNotSupported, "this daemon does not know the operation \"" + op + "\""));

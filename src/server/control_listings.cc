@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <map>
+#include <set>
 
 #include "server/control.h"
 #include "server/path_walk.h"
@@ -16,7 +17,6 @@ namespace pindax::control {
 namespace {
 
 constexpr std::size_t kMaxPageRows = 1u << 16;      // of one listing with "pages"
-constexpr u64 kStuckAgeNs = 10'000'000'000;         // a transient pin this old is shown as stuck
 constexpr std::size_t kMaxBlocksShown = 64;         // runs of blocks of one pin
 
 const char* kind_name(u32 kind) {
@@ -63,29 +63,59 @@ Json blocks_of(const Request& r, InodeNo ino, ByteRange range) {
   return blocks;
 }
 
-Json pin_row(const PinRow& pin) {
-  return Json{{"inode", pin.ino.value},
-              {"offset_bytes", pin.range.begin},
-              {"length_bytes", pin.range.length()},
-              {"pid", pin.client.pid},
-              {"uid", pin.client.uid},
-              {"command", pin.client.command},
-              {"thread", pin.thread},
-              {"kind", kind_name(pin.kind)},
-              {"write", (pin.kind & proto::kPinWrite) != 0},
-              {"age_ms", pin.age_ns / 1'000'000}};
+Json client_row(const ClientIdentity& who) {
+  return Json{{"session", who.session}, {"pid", who.pid}, {"uid", who.uid}, {"command", who.command}};
 }
 
-bool is_stuck(const PinRow& pin) {
-  return (pin.kind & proto::kPinKindMask) == static_cast<u32>(proto::PinKind::kTransient) && pin.age_ns > kStuckAgeNs;
+Json pin_row(const PinRow& pin) {
+  Json row{{"inode", pin.ino.value}, {"offset_bytes", pin.range.begin}, {"length_bytes", pin.range.length()}};
+  row.update(client_row(pin.client));
+  row["thread"] = pin.thread;
+  row["kind"] = kind_name(pin.kind);
+  row["write"] = (pin.kind & proto::kPinWrite) != 0;
+  row["transferable"] = (pin.kind & proto::kPinTransferable) != 0;
+  row["age_ms"] = pin.age_ns / 1'000'000;
+  row["stuck"] = pin.stuck;
+  row["asked_ms"] = pin.asked_ns < 0 ? Json(nullptr) : Json(pin.asked_ns / 1'000'000);
+  return row;
+}
+
+// Paths by inode: one look each, whatever the number of rows.
+class Paths {
+ public:
+  explicit Paths(const Request& r) : request_(r) {}
+  const std::string& of(InodeNo ino) {
+    const auto [at, fresh] = known_.try_emplace(ino.value);
+    if (fresh) at->second = path_of(request_, ino);
+    return at->second;
+  }
+
+ private:
+  const Request& request_;
+  std::map<u64, std::string> known_;
+};
+
+bool flag_argument(const Request& r, const char* key) {
+  const auto at = r.arguments.find(key);
+  return at != r.arguments.end() && at->is_boolean() && at->get<bool>();
 }
 
 struct PinFilter {
   std::optional<u64> inode, pid;
+  std::string kind;
+  bool waited = false, stuck = false;
+
+  bool takes(const PinRow& pin) const {
+    return (!inode || pin.ino.value == *inode) && (!pid || pin.client.pid == *pid) &&
+           (kind.empty() || kind == kind_name(pin.kind)) && (!waited || !pin.waiting_changes.empty()) && (!stuck || pin.stuck);
+  }
 };
 
 Result<PinFilter> pin_filter(const Request& r) {
-  PinFilter filter{optional_number(r, "inode"), optional_number(r, "pid")};
+  PinFilter filter{optional_number(r, "inode"), optional_number(r, "pid"), "", flag_argument(r, "waited"), flag_argument(r, "stuck")};
+  if (r.arguments.contains("kind")) {
+    PINDAX_ASSIGN(filter.kind, text_argument(r, "kind"));
+  }
   if (r.arguments.contains("path")) {
     PINDAX_ASSIGN(const std::string path, text_argument(r, "path"));
     PINDAX_ASSIGN(InodeRef inode, walk_existing(r.context.fs, r.caller, path, true));
@@ -94,16 +124,44 @@ Result<PinFilter> pin_filter(const Request& r) {
   return filter;
 }
 
-std::string hint_for(const ChangeRow& row) {
-  if (row.waits_for.empty()) return "";
-  const PinRow& holder = row.waits_for.front();
+// Where the pindax command finds this daemon.
+std::string here(const Request& r) {
+  const ServerOptions& o = r.context.options;
+  return o.mount_point.empty() ? o.socket_path : o.mount_point;
+}
+
+// What ends the wait, in words; `commands` gets what to type.
+std::string hint_for(const Request& r, const ChangeRow& row, Json& commands) {
+  const ClientIdentity* holder = !row.waits_for.empty() ? &row.waits_for.front().client
+                                 : !row.recalls.empty() ? &row.recalls.front().client
+                                                        : nullptr;
+  const bool shown = holder != nullptr && may_see(r, holder->uid);
+  std::set<u64> sessions;
+  for (const PinRow& pin : row.waits_for)
+    if (may_see(r, pin.client.uid)) sessions.insert(pin.client.session);
+  for (const RecallRow& recall : row.recalls)
+    if (may_see(r, recall.client.uid)) sessions.insert(recall.client.session);
+  if (!sessions.empty()) {
+    std::string command = "pindax evict " + here(r);
+    for (const u64 session : sessions) command += fmt::format(" --session {}", session);
+    commands.push_back(std::move(command));
+  }
+  if (row.requester.pid != 0) commands.push_back(fmt::format("kill -INT {}", row.requester.tid != 0 ? row.requester.tid : row.requester.pid));
+  std::string who = shown ? fmt::format("process {}", holder->pid) : "another user's process";
+  if (sessions.size() > 1) who += fmt::format(" and {} more", sessions.size() - 1);
+  if (!row.behind.empty()) return "it goes on when the change before it is done";
+  if (!row.recalls.empty()) {
+    const char* then = row.policy == BusyPolicy::kEvict ? "it is killed then" : row.quarantines ? "then the blocks are kept aside" : "then it fails";
+    return fmt::format("it goes on when {} gives its translations back ({})", who, then);
+  }
+  if (row.waits_for_kernel) return "it goes on when the kernel has dropped its pages of the range";
+  if (holder == nullptr) return row.phase == "queued" ? "it goes on when the operations before it are done" : "";
   switch (row.policy) {
-    case BusyPolicy::kRefuse: return "it gives up with ETXTBSY at its deadline";
-    case BusyPolicy::kEvict: return fmt::format("process {} is killed at the deadline", holder.client.pid);
-    case BusyPolicy::kQuarantine: return "it goes on without the pinned blocks";
-    default:
-      return fmt::format("it goes on when process {} unpins; to end that process: kill {}", holder.client.pid,
-                         holder.client.pid);
+    case BusyPolicy::kRefuse: return fmt::format("it goes on when {} unpins, and gives up with ETXTBSY at its deadline", who);
+    case BusyPolicy::kEvict: return fmt::format("it goes on when {} unpins or is gone; at the deadline it is killed", who);
+    case BusyPolicy::kQuarantine:
+      return row.quarantines ? "at its deadline it goes on without the pinned blocks" : fmt::format("it goes on when {} unpins", who);
+    default: return fmt::format("it goes on when {} unpins", who);
   }
 }
 
@@ -111,21 +169,20 @@ std::string hint_for(const ChangeRow& row) {
 
 Result<Json> list_pins(const Request& r) {
   PINDAX_ASSIGN(const PinFilter filter, pin_filter(r));
-  const auto pages_argument = r.arguments.find("pages");
-  const bool pages = pages_argument != r.arguments.end() && pages_argument->is_boolean() && pages_argument->get<bool>();
+  const bool pages = flag_argument(r, "pages");
   std::map<u64, ChangeRow> changes;
   for (auto& c : r.context.clients().list_changes()) changes.emplace(c.id, std::move(c));
   Json rows = Json::array();
+  Paths paths(r);
   u64 hidden = 0;
   for (const PinRow& pin : r.context.clients().list_pins()) {
-    if ((filter.inode && pin.ino.value != *filter.inode) || (filter.pid && pin.client.pid != *filter.pid)) continue;
+    if (!filter.takes(pin)) continue;
     if (!may_see(r, pin.client.uid)) {
       ++hidden;
       continue;
     }
-    Json row{{"path", path_of(r, pin.ino)}};
+    Json row{{"path", paths.of(pin.ino)}};
     row.update(pin_row(pin));
-    row["stuck"] = is_stuck(pin);
     Json waited_by = Json::array();
     for (u64 id : pin.waiting_changes)
       if (auto it = changes.find(id); it != changes.end())
@@ -153,35 +210,41 @@ Result<Json> list_pins(const Request& r) {
 
 Result<Json> list_clients(const Request& r) {
   struct Sums {
-    u64 mappings = 0, mapped_bytes = 0, pins = 0;
+    u64 mappings = 0, mapped_bytes = 0, pins = 0, stuck = 0, recalls = 0;
   };
   std::map<u64, Sums> sums;
   for (const MappingRow& m : r.context.clients().list_mappings()) {
-    ++sums[m.session].mappings;
-    sums[m.session].mapped_bytes += m.granted_bytes;
+    Sums& sum = sums[m.session];
+    ++sum.mappings;
+    sum.mapped_bytes += m.granted_bytes;
+    sum.recalls += m.recalls_pending;
   }
-  for (const PinRow& pin : r.context.clients().list_pins()) ++sums[pin.client.session].pins;
+  for (const PinRow& pin : r.context.clients().list_pins()) {
+    Sums& sum = sums[pin.client.session];
+    ++sum.pins;
+    sum.stuck += pin.stuck ? 1 : 0;
+  }
+  const auto pid = optional_number(r, "pid");
   Json rows = Json::array();
   u64 hidden = 0;
   for (const auto& session : r.context.sessions()) {
     const Session::Summary s = session->summary();
-    if (!s.attached) continue;  // a tool
     const ClientIdentity& who = session->identity();
+    if (!s.attached || (pid && who.pid != *pid)) continue;  // not attached: a tool
     if (!may_see(r, who.uid)) {
       ++hidden;
       continue;
     }
     const Sums& sum = sums[who.session];
-    Json row{{"session", who.session},
-             {"pid", who.pid},
-             {"uid", who.uid},
-             {"command", who.command},
-             {"direct", s.direct},
-             {"mappings", sum.mappings},
-             {"mapped_bytes", sum.mapped_bytes},
-             {"pins", sum.pins},
-             {"age_ms", s.age_ms},
-             {"recalls_pending", s.queued_packets}};
+    Json row = client_row(who);
+    row["direct"] = s.direct;
+    row["mappings"] = sum.mappings;
+    row["mapped_bytes"] = sum.mapped_bytes;
+    row["pins"] = sum.pins;
+    row["stuck_pins"] = sum.stuck;
+    row["age_ms"] = s.age_ms;
+    row["recalls_pending"] = sum.recalls;
+    row["queued_packets"] = s.queued_packets;
     row["witness"] = s.witness >= 0 ? Json(s.witness) : Json(nullptr);
     rows.push_back(std::move(row));
   }
@@ -191,14 +254,23 @@ Result<Json> list_clients(const Request& r) {
 
 Result<Json> list_waiters(const Request& r) {
   Json rows = Json::array();
+  Paths paths(r);
+  const auto pid = optional_number(r, "pid");
+  std::optional<u64> inode;
+  if (r.arguments.contains("path")) {
+    PINDAX_ASSIGN(const std::string path, text_argument(r, "path"));
+    PINDAX_ASSIGN(InodeRef found, walk_existing(r.context.fs, r.caller, path, true));
+    inode = found->ino.value;
+  }
   u64 hidden = 0;
   for (const ChangeRow& c : r.context.clients().list_changes()) {
+    if ((pid && c.requester.pid != *pid) || (inode && c.ino.value != *inode)) continue;
     if (!may_see(r, c.requester.uid)) {
       ++hidden;
       continue;
     }
     Json row{{"operation", c.operation},
-             {"path", path_of(r, c.ino)},
+             {"path", paths.of(c.ino)},
              {"inode", c.ino.value},
              {"offset_bytes", c.range.begin},
              {"length_bytes", c.range.length()},
@@ -213,11 +285,33 @@ Result<Json> list_waiters(const Request& r) {
              {"retries", c.retries}};
     row["busy_page_offset_bytes"] = c.waits_for.empty() ? Json(nullptr) : Json(round_down(c.busy_offset, kBlockSize));
     row["deadline_ms"] = c.deadline_ms;
-    Json holders = Json::array();
-    for (const PinRow& pin : c.waits_for)
+    Json holders = Json::array(), recalls = Json::array();
+    u64 hidden_holders = 0;
+    for (const PinRow& pin : c.waits_for) {
       if (may_see(r, pin.client.uid)) holders.push_back(pin_row(pin));
+      else ++hidden_holders;
+    }
+    for (const RecallRow& recall : c.recalls) {
+      if (!may_see(r, recall.client.uid)) {
+        ++hidden_holders;
+        continue;
+      }
+      Json one = client_row(recall.client);
+      one["offset_bytes"] = recall.range.begin;
+      one["length_bytes"] = recall.range.length();
+      one["age_ms"] = recall.age_ns / 1'000'000;
+      one["deadline_ms"] = recall.deadline_ms;
+      recalls.push_back(std::move(one));
+    }
     row["waits_for"] = std::move(holders);
-    row["hint"] = hint_for(c);
+    row["recalls"] = std::move(recalls);
+    row["waits_for_kernel"] = c.waits_for_kernel;
+    row["id"] = c.id;
+    row["behind"] = c.behind;
+    row["hidden_holders"] = hidden_holders;
+    Json commands = Json::array();
+    row["hint"] = hint_for(r, c, commands);
+    row["ends_with"] = std::move(commands);
     rows.push_back(std::move(row));
   }
   if (hidden != 0) rows.push_back({{"hidden_rows", hidden}});
@@ -260,7 +354,9 @@ Result<Json> show_layout(const Request& r) {
                         {"offset_bytes", m.range.begin},
                         {"length_bytes", m.range.length()},
                         {"writable", m.writable},
-                        {"granted_bytes", m.granted_bytes}});
+                        {"direct", !m.indirect},
+                        {"granted_bytes", m.granted_bytes},
+                        {"recalls_pending", m.recalls_pending}});
   }
   row["mappings"] = std::move(mappings);
   Json pins = Json::array();
@@ -295,12 +391,22 @@ Result<Json> show_info(const Request& r) {
            {"free_inodes", static_cast<u64>(space.f_ffree)},
            {"format_version", sb.version.get()},
            {"clients", static_cast<u64>(r.context.sessions().size())}};
+  const SpaceSummary summary = fs.allocator().summary();
+  row["quarantine_bytes"] = summary.quarantine_blocks * kBlockSize;
+  row["resting_bytes"] = summary.resting_blocks * kBlockSize;
   const LayoutTotals totals = r.context.clients().totals();
   row["breaks"] = totals.breaks;
   row["breaks_that_waited"] = totals.waited;
   row["break_retries"] = totals.retries;
   row["scans"] = totals.scans;
   row["recalls"] = totals.recalls;
+  row["lease_recalls"] = totals.lease_recalls;
+  row["evictions"] = totals.evictions;
+  row["evictions_refused"] = totals.evictions_refused;
+  row["faults"] = totals.faults;
+  row["pins_made"] = totals.pins;
+  row["stuck_pins"] = r.context.stuck_pins.load();
+  row["stuck_pins_ever"] = r.context.stuck_pins_ever.load();
   if (r.context.options.pool != nullptr) row["pool_kind"] = pool_kind_name(r.context.options.pool->kind());
   return row;
 }

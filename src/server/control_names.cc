@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+#include "fs/policy.h"
 #include "server/control.h"
 #include "server/path_walk.h"
 
@@ -101,6 +102,22 @@ Result<Json> show_stat(const Request& r) {
   row["birth_ns"] = a.crtime.nanoseconds;
   row["flags"] = a.flags;
   row["version"] = a.version;
+  if (!S_ISREG(a.mode)) return row;
+  if (auto policy = fs.get_xattr(*inode, kPolicyXattr); policy.ok()) row["on_busy"] = *policy;
+  else row["on_busy"] = nullptr;
+  // Just now.
+  u64 mappings = 0, pins = 0, stuck = 0, waiting = 0;
+  for (const MappingRow& m : r.context.clients().list_mappings()) mappings += m.ino == a.ino ? 1 : 0;
+  for (const PinRow& pin : r.context.clients().list_pins()) {
+    if (pin.ino != a.ino) continue;
+    ++pins;
+    stuck += pin.stuck ? 1 : 0;
+  }
+  for (const ChangeRow& c : r.context.clients().list_changes()) waiting += c.ino == a.ino ? 1 : 0;
+  row["mappings"] = mappings;
+  row["pins"] = pins;
+  row["stuck_pins"] = stuck;
+  row["waiting_operations"] = waiting;
   return row;
 }
 

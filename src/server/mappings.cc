@@ -64,7 +64,7 @@ Status Session::handle_map(Packet& p) {
   entry->range = range;
   entry->writable = writable;
   entry->indirect = indirect;
-  entry->mapping = context_.clients().add_mapping(*entry->inode->layout(), *this, *id, range, writable);
+  entry->mapping = context_.clients().add_mapping(*entry->inode->layout(), *this, *id, range, writable, indirect);
   publish_size(*entry->inode);
   mappings_.emplace(*id, entry);
   const proto::MapReply body_out{.mapping = *id,

@@ -17,7 +17,7 @@ Status Session::handle_pin(Packet& p) {
   proto::PinBody body;
   PINDAX_TRY(take_body(p, body));
   const u32 kind = body.kind & proto::kPinKindMask;
-  if ((body.kind & ~(proto::kPinKindMask | proto::kPinWrite)) != 0 || kind > static_cast<u32>(proto::PinKind::kLongterm) ||
+  if ((body.kind & ~(proto::kPinKindMask | proto::kPinFlags)) != 0 || kind > static_cast<u32>(proto::PinKind::kLongterm) ||
       (body.flags & ~proto::kPinTry) != 0 || (body.slot != proto::kNoSlot && body.slot >= proto::kMaxSlots))
     return Status(Errc::kProtocol, "nonsense in a pin request");
   const u64 request = p.header.request;

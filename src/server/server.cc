@@ -248,6 +248,23 @@ void Server::housekeeping() {
   next_housekeeping_ = now + kHousekeepingPeriod;
   context_.tokens.expire();
   for (const auto& s : context_.sessions()) s->sweep();
+  watch_stuck_pins();
+}
+
+// Each stuck pin gets one line in the log, however long it lasts.
+void Server::watch_stuck_pins() {
+  std::set<std::tuple<u64, u32, u64>> now;
+  for (const PinRow& pin : context_.clients().list_stuck_pins()) {
+    const auto key = std::tuple(pin.client.session, pin.slot, pin.publication);
+    now.insert(key);
+    if (stuck_.contains(key)) continue;
+    context_.stuck_pins_ever.fetch_add(1, std::memory_order_relaxed);
+    spdlog::warn("stuck pin: process {} (uid {}, thread {}) has held [{}, {}) of inode {} for {} s{}", pin.client.pid,
+                 pin.client.uid, pin.thread, pin.range.begin, pin.range.end, pin.ino.value, pin.age_ns / 1'000'000'000,
+                 pin.asked_ns >= 0 ? ", although it was asked to end this lease" : "");
+  }
+  stuck_ = std::move(now);
+  context_.stuck_pins.store(stuck_.size(), std::memory_order_relaxed);
 }
 
 void Server::watch_former_clients() {

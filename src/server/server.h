@@ -12,7 +12,9 @@
 #pragma once
 
 #include <memory>
+#include <set>
 #include <thread>
+#include <tuple>
 
 #include "server/context.h"
 #include "server/session.h"
@@ -50,6 +52,7 @@ class Server {
   void end_session(const std::shared_ptr<Session>& session, const Status& why);
   void housekeeping();
   void watch_former_clients();
+  void watch_stuck_pins();
   int timeout_ms();
 
   using Clock = std::chrono::steady_clock;
@@ -70,6 +73,7 @@ class Server {
   std::vector<u32> former_witnesses_;
   std::vector<u32> reserved_witnesses_;  // all that were held at the start, until the last one is free
   Clock::time_point next_former_check_;
+  std::set<std::tuple<u64, u32, u64>> stuck_;  // pins that were logged and still last: session, slot, publication
 };
 
 }  // namespace pindax

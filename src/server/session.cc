@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
+#include <signal.h>
 #include <spdlog/spdlog.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
@@ -43,6 +44,12 @@ bool address_space_gone(int userfaultfd) {
   wp.range.start = (u64{1} << 47) - 2 * kBlockSize;  // the last page a process may have
   wp.range.len = kBlockSize;
   return ::ioctl(userfaultfd, UFFDIO_WRITEPROTECT, &wp) != 0 && errno == ESRCH;
+}
+
+// For the log: a process chooses its own name.
+std::string printable(std::string text) {
+  std::replace_if(text.begin(), text.end(), [](char c) { return c < 0x20 || c > 0x7e; }, '?');
+  return text;
 }
 
 constexpr int kMessagesPerTurn = 64;
@@ -197,6 +204,33 @@ void Session::send_recall(u64 recall, u32 mapping, ByteRange range, bool downgra
   const proto::RecallBody body{
       .recall = recall, .mapping = mapping, .downgrade = downgrade ? 1u : 0u, .begin = range.begin, .end = range.end};
   send(proto::Type::kRecall, 0, std::as_bytes(std::span(&body, 1)));
+}
+
+void Session::send_pin_recall(u32 slot, u64 pin, std::chrono::milliseconds deadline) {
+  const proto::PinRecallBody body{.slot = slot < proto::kMaxSlots ? slot : proto::kNoSlot,
+                                  .deadline_ms = static_cast<u32>(std::clamp<i64>(deadline.count(), 0, ~u32{0})),
+                                  .pin = pin};
+  send(proto::Type::kPinRecall, 0, std::as_bytes(std::span(&body, 1)));
+}
+
+// By pidfd: the number cannot have changed hands. After a hang-up the process may have become something else by exec, or detached
+// in good order: it is nobody's client any more.
+Status Session::evict(const std::string& why, std::optional<u32> as) {
+  Status status;
+  if (gone_.load(std::memory_order_acquire)) return Status(Errc::kNotConnected, "the client has hung up");
+  if (!peer_.pidfd) {
+    status = Status(Errc::kNotSupported, "its process is in a foreign pid namespace");
+  } else if (as && *as != 0 && *as != context_.options.owner_uid && *as != peer_.uid) {
+    status = Status(Errc::kPermission, "it is another user's");
+  } else if (::syscall(SYS_pidfd_send_signal, peer_.pidfd.get(), SIGKILL, nullptr, 0) != 0 && errno != ESRCH) {
+    status = Status(from_errno(errno), std::string("the daemon may not signal it: ") + std::strerror(errno));
+  }
+  if (status.ok())
+    spdlog::warn("client {} (pid {}, uid {}, {}) is killed: {}", id(), peer_.pid, peer_.uid, printable(peer_.command), why);
+  else if (!evict_refused_.exchange(true))
+    spdlog::warn("client {} (pid {}, uid {}, {}) cannot be killed ({}), quarantine applies: {}", id(), peer_.pid, peer_.uid,
+                 printable(peer_.command), status.message(), why);
+  return status;
 }
 
 void Session::drain_doorbell() {

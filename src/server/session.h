@@ -87,6 +87,8 @@ class Session final : public ClientPort, public std::enable_shared_from_this<Ses
   proto::Slot* slots() override;
   void send_grant(u32 mapping, const GrantPiece& piece, u64 generation) override;
   void send_recall(u64 recall, u32 mapping, ByteRange range, bool downgrade) override;
+  void send_pin_recall(u32 slot, u64 pin, std::chrono::milliseconds deadline) override;
+  Status evict(const std::string& why, std::optional<u32> as) override;
   void drain_doorbell() override;
   bool poll_dead() override;
 
@@ -223,6 +225,7 @@ class Session final : public ClientPort, public std::enable_shared_from_this<Ses
   std::atomic<bool> attached_{false};
   std::atomic<bool> process_ended_{false};
   std::atomic<bool> gone_{false};
+  std::atomic<bool> evict_refused_{false};  // and logged
 
   // Loop thread.
   std::unordered_map<u64, OpenFile> files_;

@@ -35,7 +35,8 @@ TEST_CASE("daemon: a pool without a mount point needs --no-mount and a socket") 
 
 TEST_CASE("daemon: mount options set what they name") {
   auto o = with(
-      "posix,ro,noatime,on_busy=refuse,busy_deadline=2.5,recall_deadline=200ms,commit_interval=1,longterm,"
+      "posix,ro,noatime,on_busy=refuse,busy_deadline=2.5,recall_deadline=200ms,commit_interval=1,long_term_pins=1.5G,lease_deadline=2,"
+      "stuck_after=30s,"
       "share_userfaultfd,attr_timeout=0.5,allow_other,threads=7");
   REQUIRE(o.ok());
   CHECK(o->sync == SyncMode::kPosix);
@@ -46,6 +47,9 @@ TEST_CASE("daemon: mount options set what they name") {
   CHECK(o->fs.layout.recall_deadline == std::chrono::milliseconds(200));
   CHECK(o->fs.commit_interval == std::chrono::seconds(1));
   CHECK(o->fs.layout.allow_longterm);
+  CHECK(o->fs.layout.longterm_quota_bytes == u64{3} << 29);
+  CHECK(o->fs.layout.lease_deadline == std::chrono::seconds(2));
+  CHECK(o->fs.layout.stuck_after == std::chrono::seconds(30));
   CHECK(o->share_userfaultfd);
   CHECK(o->attr_timeout_s == 0.5);
   CHECK(o->allow_other);

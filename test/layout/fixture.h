@@ -92,6 +92,7 @@ class FakeClient : public ClientPort {
     ByteRange range;
     u64 generation = 0;
     GrantPiece piece;
+    bool downgrade = false;
   };
   static constexpr u32 kGates = 256, kSlots = 512;
 
@@ -111,32 +112,46 @@ class FakeClient : public ClientPort {
   proto::SlotHeader* slot_header() override { return shared_ ? &slot_header_ : nullptr; }
   proto::Slot* slots() override { return shared_ ? slots_.get() : nullptr; }
   void send_grant(u32 mapping, const GrantPiece& piece, u64 generation) override {
-    push({false, 0, mapping, piece.range, generation, piece});
+    push({false, 0, mapping, piece.range, generation, piece, false});
   }
-  void send_recall(u64 recall, u32 mapping, ByteRange range, bool) override {
-    push({true, recall, mapping, range, 0, {}});
+  void send_recall(u64 recall, u32 mapping, ByteRange range, bool downgrade) override {
+    push({true, recall, mapping, range, 0, {}, downgrade});
     if (auto_ack) acknowledge_later(recall);
+  }
+  void send_pin_recall(u32 slot, u64 pin, std::chrono::milliseconds deadline) override {
+    std::lock_guard lock(mutex_);
+    asked_.push_back({slot, pin, deadline});
+  }
+  Status evict(const std::string&, std::optional<u32> as) override {
+    ++evictions;
+    evicted_as = as;
+    if (evict_result != Errc::kOk) return Status(evict_result);
+    if (on_evict) on_evict();
+    return {};
   }
   void drain_doorbell() override { bell = 0; }
   bool poll_dead() override { return dead; }
 
   // ---- The library ----
   // Pins through the fast path; a slot of its own each. kMaxSlots: the slow path is needed.
-  u32 try_pin(u32 mapping, ByteRange range, u32 thread = 1, u64 generation = 0) {
+  u32 try_pin(u32 mapping, ByteRange range, u32 thread = 1, u64 generation = 0, u32 kind = 0) {
     const u32 slot = new_slot();
-    if (proto::fast_pin(gates_[mapping], slots_[slot], fields(mapping, range, thread), [this] { ring(); }, generation))
-      return slot;
+    auto f = fields(mapping, range, thread);
+    f.kind = kind;
+    if (proto::fast_pin(gates_[mapping], slots_[slot], f, [this] { ring(); }, generation)) return slot;
     return proto::kMaxSlots;
   }
   void unpin(u32 slot) { proto::fast_unpin(slots_[slot], [this] { ring(); }); }
   // A slot in state asked, for a slow request.
-  PinRequest ask(u32 mapping, ByteRange range, u32 thread = 1, u64 age = ~u64{0}) {
+  PinRequest ask(u32 mapping, ByteRange range, u32 thread = 1, u64 age = ~u64{0}, u32 kind = 0) {
     const u32 slot = new_slot();
     auto f = fields(mapping, range, thread);
+    f.kind = kind;
     if (age != ~u64{0}) f.age = age;
     proto::publish_slot(slots_[slot], f, proto::SlotState::kAsked);
     PinRequest r;
     r.slot = slot;
+    r.kind = kind;
     r.range = range;
     r.age = f.age;
     r.thread = thread;
@@ -174,6 +189,19 @@ class FakeClient : public ClientPort {
   }
 
   std::function<void(u64)> acknowledge_later = [](u64) {};
+  struct Asked {
+    u32 slot = 0;
+    u64 pin = 0;
+    std::chrono::milliseconds deadline{};
+  };
+  std::vector<Asked> asked() {
+    std::lock_guard lock(mutex_);
+    return asked_;
+  }
+  std::atomic<int> evictions{0};
+  std::optional<u32> evicted_as;
+  Errc evict_result = Errc::kOk;
+  std::function<void()> on_evict;
   std::atomic<bool> auto_ack{false}, dead{false};
   std::atomic<int> bell{0}, rings{0};
   u32 episode = 1;
@@ -213,6 +241,7 @@ class FakeClient : public ClientPort {
   std::atomic<u32> next_slot_{0};
   std::mutex mutex_;
   std::vector<Sent> sent_;
+  std::vector<Asked> asked_;
   std::size_t acknowledged_ = 0;
 };
 

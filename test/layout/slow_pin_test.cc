@@ -80,6 +80,27 @@ TEST_CASE("slow pin: a new episode queues behind a waiting break and is served w
   CHECK(queued->code == 0);
 }
 
+TEST_CASE("listing: a pin that queues behind a break is shown with the break") {
+  Fixture f;
+  auto a = f.client(100), b = f.client(200);
+  f.map(*a, 1, pages(0, 16));
+  Mapping* m = f.map(*b, 1, pages(0, 16));
+  const u32 slot = a->try_pin(1, pages(1, 1));
+  auto punch = f.punch(pages(0, 4));
+  REQUIRE(f.waiting(1));
+  auto pin = f.pin(m, b->ask(1, pages(2, 1), 77));
+  REQUIRE(f.waiting(1, "queued behind a change"));
+  const auto rows = f.clients().list_changes();
+  REQUIRE(rows.size() == 2);
+  CHECK(rows[1].operation == "pin");
+  CHECK(rows[1].requester.pid == 200);
+  CHECK(rows[1].requester.tid == 77);
+  CHECK(rows[1].behind == std::vector<u64>{rows[0].id});
+  a->unpin(slot);
+  CHECK(punch->result() == Errc::kOk);
+  CHECK(pin->wait());
+}
+
 TEST_CASE("slow pin: an episode older than the break passes it (A3a), also by a sibling (A3c), and again once it passed (A3b)") {
   Fixture f;
   auto c = f.client(100);

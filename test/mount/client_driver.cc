@@ -9,9 +9,12 @@
 //   store OFFSET HEX
 //   fill OFFSET LENGTH BYTE
 //   persist OFFSET LENGTH
-//   pin ID OFFSET LENGTH [write], trypin ID OFFSET LENGTH [write], unpin ID     (offsets in the last mapping)
+//   pin ID OFFSET LENGTH [write|lease|longterm|transferable]…, trypin the same, unpin ID     (offsets in the last mapping)
+//   pins FIRST COUNT STRIDE [word]…   COUNT pins of a page each, ids from FIRST, STRIDE bytes apart
+//   onlease keep|unpin      what is done about a lease that is asked for (keep)
+//   asked                   how many leases were asked for
 //   churn OFFSET LENGTH MS  pins and unpins without pause
-//   truncate SIZE, fallocate MODE OFFSET LENGTH
+//   truncate SIZE [POLICY MS], fallocate MODE OFFSET LENGTH [POLICY MS]     POLICY: 0 inherit … 4 evict
 //   mmap LENGTH, mstore OFFSET HEX, mload OFFSET LENGTH     an ordinary shared mapping of the mount
 //   syscall_write OFFSET LENGTH     write(2) from the mapping to /dev/null and a pipe: the kernel reads the memory
 //   fork                    forks a child that tries to use the library; answers with what it saw
@@ -32,6 +35,7 @@
 #include <cstring>
 #include <iostream>
 #include <map>
+#include <mutex>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -51,7 +55,11 @@ struct State {
   pindax_client* client = nullptr;
   int fd = -1;
   pindax_mapping* mapping = nullptr;
+  std::mutex mutex;  // of the pins: the library's lease thread ends some
   std::map<int, std::pair<pindax_mapping*, struct pindax_pin>> pins;
+  std::map<int, std::pair<size_t, size_t>> leases;  // offset, length
+  bool unpin_asked = false;
+  int asked = 0;
   unsigned char* shared = nullptr;
 };
 
@@ -126,17 +134,64 @@ void fork_child(State& s) {
   ok(std::string(code == 0 ? "0" : strerrorname_np(-code)) + " " + std::to_string(status));
 }
 
+unsigned pin_flags(std::istringstream& words) {
+  unsigned flags = 0;
+  for (std::string word; words >> word;) {
+    if (word == "write") flags |= PINDAX_PIN_WRITE;
+    if (word == "lease") flags |= PINDAX_PIN_LEASE;
+    if (word == "longterm") flags |= PINDAX_PIN_LONGTERM;
+    if (word == "transferable") flags |= PINDAX_PIN_TRANSFERABLE;
+  }
+  return flags;
+}
+
+int pin_one(State& s, int id, size_t offset, size_t length, unsigned flags, bool try_only) {
+  struct pindax_pin made{};
+  const int code = (try_only ? pindax_try_pin : pindax_pin)(s.mapping, offset, length, flags, &made);
+  if (code != 0) return code;
+  const std::lock_guard lock(s.mutex);
+  s.pins[id] = {s.mapping, made};
+  if ((flags & PINDAX_PIN_LEASE) != 0) s.leases[id] = {offset, length};
+  return 0;
+}
+
 void pin(State& s, std::istringstream& words, bool try_only) {
   int id = 0;
   size_t offset = 0, length = 0;
-  std::string mode;
-  words >> id >> offset >> length >> mode;
-  auto& entry = s.pins[id];
-  entry.first = s.mapping;
-  const unsigned flags = mode == "write" ? PINDAX_PIN_WRITE : 0;
-  const int code = (try_only ? pindax_try_pin : pindax_pin)(s.mapping, offset, length, flags, &entry.second);
-  if (code != 0) s.pins.erase(id);
-  answer(code);
+  words >> id >> offset >> length;
+  answer(pin_one(s, id, offset, length, pin_flags(words), try_only));
+}
+
+void pin_many(State& s, std::istringstream& words) {
+  int first = 0, count = 0;
+  size_t stride = 0;
+  words >> first >> count >> stride;
+  const unsigned flags = pin_flags(words);
+  for (int i = 0; i < count; ++i)
+    if (const int code = pin_one(s, first + i, static_cast<size_t>(i) * stride, 4096, flags, false); code != 0) return error(code);
+  ok();
+}
+
+void on_lease(struct pindax_mapping*, size_t offset, size_t length, uint32_t, void* context) {
+  State& s = *static_cast<State*>(context);
+  const std::lock_guard lock(s.mutex);
+  ++s.asked;
+  if (!s.unpin_asked) return;
+  for (auto it = s.leases.begin(); it != s.leases.end(); ++it) {
+    if (it->second != std::pair(offset, length)) continue;
+    auto entry = s.pins.extract(it->first);
+    s.leases.erase(it);
+    if (!entry.empty()) (void)pindax_unpin(entry.mapped().first, &entry.mapped().second);
+    return;
+  }
+}
+
+// "POLICY MS" at the end of a line.
+struct pindax_change_options change_options(std::istringstream& words) {
+  struct pindax_change_options o{};
+  o.size = sizeof(o);
+  words >> o.on_busy >> o.deadline_ms;
+  return o;
 }
 
 void open_file(State& s, std::istringstream& words) {
@@ -195,7 +250,9 @@ bool step(State& s, const std::string& line) {
   else if (command == "unpin") {
     int id = 0;
     words >> id;
+    const std::lock_guard lock(s.mutex);
     auto entry = s.pins.extract(id);
+    s.leases.erase(id);
     answer(entry.empty() ? -ENOENT : pindax_unpin(entry.mapped().first, &entry.mapped().second));
   } else if (command == "churn") {
     long ms = 0;
@@ -203,11 +260,23 @@ bool step(State& s, const std::string& line) {
     churn(s, offset, length, ms);
   } else if (command == "truncate") {
     words >> length;
-    answer(pindax_truncate(s.client, s.fd, length));
+    const auto o = change_options(words);
+    answer(pindax_truncate_ext(s.client, s.fd, length, &o));
   } else if (command == "fallocate") {
     int mode = 0;
     words >> mode >> offset >> length;
-    answer(pindax_fallocate(s.client, s.fd, mode, offset, length));
+    const auto o = change_options(words);
+    answer(pindax_fallocate_ext(s.client, s.fd, mode, offset, length, &o));
+  } else if (command == "pins") {
+    pin_many(s, words);
+  } else if (command == "onlease") {
+    words >> text;
+    const std::lock_guard lock(s.mutex);
+    s.unpin_asked = text == "unpin";
+    ok();
+  } else if (command == "asked") {
+    const std::lock_guard lock(s.mutex);
+    ok(std::to_string(s.asked));
   } else if (command == "mmap") {
     words >> length;
     void* p = ::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED, s.fd, 0);
@@ -247,7 +316,8 @@ int main(int argc, char** argv) {
   action.sa_flags = SA_SIGINFO | SA_NODEFER;
   ::sigaction(SIGBUS, &action, nullptr);
   State state;
-  if (const int code = pindax_attach(argv[1], nullptr, &state.client); code != 0) {
+  const struct pindax_attach_options options = {sizeof(options), 0, nullptr, on_lease, &state};
+  if (const int code = pindax_attach(argv[1], &options, &state.client); code != 0) {
     error(code);
     return 1;
   }

@@ -87,7 +87,7 @@ class Mount:
         run(PINDAX, "mkfs", self.pool, "--size", size, "--quiet", *(["--label", label] if label else []))
 
     def mount(self, options=None, env=None):
-        opts = self.options if options is None else options
+        opts = (self.options if options is None else options).format(dir=self.dir)
         run(PINDAX, "mount", self.pool, self.path, *(["-o", opts] if opts else []), env=env)
         self.mounted = True
         return self
@@ -138,6 +138,9 @@ class Mount:
 
     def waiters(self):
         return json.loads(run(PINDAX, "waiters", self.path, "--json").stdout)
+
+    def info(self):
+        return json.loads(run(PINDAX, "info", self.path, "--json").stdout)
 
     def clients(self):
         return json.loads(run(PINDAX, "clients", self.path, "--json").stdout)

@@ -16,7 +16,8 @@ Status library_status(int error) {
   return Status(from_errno(-error), why != nullptr && *why != '\0' ? why : pindax_strerror(error));
 }
 
-Result<Session> Session::open(const std::string& file, const std::string& socket, int flags) {
+Result<Session> Session::open(const std::string& file, const std::string& socket, int flags,
+                              const struct pindax_attach_options* options) {
   Session session;
   std::string where = socket, inner = file;
   if (socket.empty()) {
@@ -24,7 +25,7 @@ Result<Session> Session::open(const std::string& file, const std::string& socket
     where = path.mount_point;
     inner = path.inner;
   }
-  if (const int error = pindax_attach(where.c_str(), nullptr, &session.client_); error != 0) return library_status(error);
+  if (const int error = pindax_attach(where.c_str(), options, &session.client_); error != 0) return library_status(error);
   session.fd_ = pindax_open(session.client_, inner.c_str(), flags, 0);
   if (session.fd_ < 0) return library_status(session.fd_).with_context(file);
   PINDAX_TRY(session.learn_size(file, socket));

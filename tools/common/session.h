@@ -19,7 +19,8 @@ Status library_status(int error);
 class Session {
  public:
   // `socket` empty: `file` is a path on a mount.
-  static Result<Session> open(const std::string& file, const std::string& socket, int flags);
+  static Result<Session> open(const std::string& file, const std::string& socket, int flags,
+                              const struct pindax_attach_options* options = nullptr);
   Session(Session&& o) noexcept
       : client_(std::exchange(o.client_, nullptr)), fd_(std::exchange(o.fd_, -1)), size_bytes_(o.size_bytes_) {}
   Session& operator=(Session&&) = delete;
