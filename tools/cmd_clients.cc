@@ -10,8 +10,8 @@ namespace pindax::tools {
 namespace {
 
 std::string print(const Json& rows) {
-  Table table({{"SESSION", true}, {"PID", true}, {"UID", true}, {"COMMAND", false, true}, {"PATH TO DATA"}, {"MAPPINGS", true},
-               {"MAPPED", true}, {"PINS", true}, {"RECALLS", true}, {"AGE", true}});
+  Table table({{"SESSION", true}, {"PID", true}, {"UID", true, false, 2}, {"COMMAND", false, true}, {"DATA", false, false, 1},
+               {"MAPPINGS", true}, {"MAPPED", true}, {"PINS", true}, {"STUCK", true}, {"RECALLS", true}, {"AGE", true, false, 3}});
   u64 hidden = 0;
   for (const Json& row : rows) {
     if (row.contains("hidden_rows")) {
@@ -20,21 +20,30 @@ std::string print(const Json& rows) {
     }
     table.add({text_field(row, "session"), text_field(row, "pid"), text_field(row, "uid"), text_field(row, "command"),
                row.value("direct", false) ? "direct" : "mount", text_field(row, "mappings"),
-               size_text(number_field(row, "mapped_bytes")), text_field(row, "pins"), text_field(row, "recalls_pending"),
+               size_text(number_field(row, "mapped_bytes")), text_field(row, "pins"), text_field(row, "stuck_pins"), text_field(row, "recalls_pending"),
                age_text(number_field(row, "age_ms"))});
   }
   std::string text = table.empty() ? "no clients\n" : table.text(terminal_width());
-  if (hidden != 0) text += fmt::format("{} more of other users (shown to root and the mount's owner)\n", hidden);
+  if (hidden != 0) text += fmt::format(kHiddenText, hidden);
   return text;
 }
 
 }  // namespace
 
 void add_clients(Commands& commands) {
-  auto o = std::make_shared<ListingOptions>();
+  struct Options {
+    ListingOptions listing;
+    u64 pid = 0;
+  };
+  auto o = std::make_shared<Options>();
   auto* sub = commands.add("clients", "List the processes that use the client library");
-  add_listing_options(sub, *o);
-  commands.run(sub, [o] { return run_listing("clients", *o, {{"op", "clients"}}, print); });
+  add_listing_options(sub, o->listing);
+  sub->add_option("--pid", o->pid, "only this process")->type_name("PID");
+  commands.run(sub, [o] {
+    Json request = {{"op", "clients"}};
+    if (o->pid != 0) request["pid"] = o->pid;
+    return run_listing("clients", o->listing, request, print);
+  });
 }
 
 }  // namespace pindax::tools

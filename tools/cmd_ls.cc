@@ -15,13 +15,14 @@ namespace {
 
 struct Options {
   std::string path, socket;
-  bool json = false;
+  ListingOptions listing;
+  bool totals = false;
 };
 
 void add_options(CLI::App* sub, Options& o) {
   sub->add_option("PATH", o.path, "a path on a mount; with --socket a path inside the file system")->required();
   sub->add_option("--socket", o.socket, "ask this daemon (pindaxd --no-mount --socket SOCKET POOL)")->type_name("SOCKET");
-  sub->add_flag("--json", o.json, "print JSON");
+  add_watch_options(sub, o.listing);
 }
 
 std::string mode_text(u64 mode) {
@@ -66,16 +67,11 @@ std::string print_stat(const Json& row) {
   return text;
 }
 
-int run(const char* command, const char* op, const Options& o, std::string (*print)(const Json&)) {
-  ListingOptions listing{.where = o.socket, .json = o.json};
-  std::string inner = o.path;
-  if (o.socket.empty()) {
-    auto path = split_mounted_path(o.path);
-    if (!path.ok()) return fail(command, path.status());
-    inner = path->inner;
-    listing.where = path->mount_point;
-  }
-  return run_listing(command, listing, {{"op", op}, {"path", inner}}, print);
+int run(const char* command, const char* op, Options& o, std::string (*print)(const Json&)) {
+  std::string inner;
+  if (Status s = locate(o.path, o.socket, o.listing, inner); !s.ok()) return fail(command, s);
+  if (o.totals) return run_listing(command, o.listing, {{"op", "info"}}, print);
+  return run_listing(command, o.listing, {{"op", op}, {"path", inner}}, print);
 }
 
 }  // namespace
@@ -89,8 +85,9 @@ void add_ls(Commands& commands) {
 
 void add_stat(Commands& commands) {
   auto o = std::make_shared<Options>();
-  auto* sub = commands.add("stat", "Show an inode: times with birth, flags, blocks, policy");
+  auto* sub = commands.add("stat", "Show an inode: times with birth, flags, blocks, policy, who maps, pins and waits");
   add_options(sub, *o);
+  sub->add_flag("--totals", o->totals, "show the daemon's counters instead: breaks, scans, pins, stuck pins, evictions, …");
   commands.run(sub, [o] { return run("stat", "stat", *o, print_stat); });
 }
 

@@ -27,12 +27,16 @@ int main(int argc, char** argv) {
   add_clients(commands);
   add_waiters(commands);
   add_layout(commands);
+  add_recall(commands);
+  add_evict(commands);
+  add_top(commands);
   add_pin(commands);
   add_map(commands);
   add_ls(commands);
   add_stat(commands);
   add_import(commands);
   add_export(commands);
+  add_run(commands);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

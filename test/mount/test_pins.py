@@ -293,6 +293,44 @@ def test_unlinked_while_pinned(m):
     wait_until(lambda: os.statvfs(m.path).f_bfree >= before - 16, "the space is free after the unpin")
 
 
+def test_unlinked_while_pinned_and_a_crash(m):
+    """[R22] an orphan that a pin keeps is freed after a crash, once its client is gone"""
+    before = os.statvfs(m.path).f_bfree
+    path = m.file("f", 4 * MiB, fill=4)
+    c = m.client()
+    c.ask("open", "f", "rw")
+    c.ask("map", 0, 4 * MiB)
+    c.ask("pin", 0, 0, 4 * MiB)
+    os.unlink(path)
+    c.ask("close")
+    m.kill_daemon()
+    m.mount()
+    check(os.statvfs(m.path).f_bfree <= before - 1024, "the former client keeps the blocks")
+    c.kill()
+    wait_until(lambda: os.statvfs(m.path).f_bfree >= before - 64, "the space is free", 20)
+    m.umount()
+    m.fsck()
+
+
+def test_holder_faults_again(m):
+    """[R26] the holder's page is recalled and faulted again while the truncate waits; its unpin wakes the truncate"""
+    path = m.file("f", 1 * MiB, fill=5)
+    c = m.client()
+    c.ask("open", "f", "rw")
+    c.ask("map", 0, 1 * MiB)
+    c.ask("pin", 0, 0, 4096)
+    work = Background(lambda: os.truncate(path, 0))
+    m.wait_for_waiter()
+    for _ in range(5):
+        run(PINDAX, "recall", path)
+        check_equal(c.ask("load", 0, 4), ["05050505"])
+        check(not work.done())
+    start = time.monotonic()
+    c.ask("unpin", 0)
+    work.result(5)
+    check(time.monotonic() - start < 1, "it wakes at once")
+
+
 def test_thousand_waiting_truncates(m):
     """[R36] hundreds of waiting truncates leave the mount answering"""
     count = 300

@@ -55,5 +55,9 @@ void add_ls(Commands&);
 void add_stat(Commands&);
 void add_import(Commands&);
 void add_export(Commands&);
+void add_evict(Commands&);
+void add_recall(Commands&);
+void add_top(Commands&);
+void add_run(Commands&);
 
 }  // namespace pindax::tools

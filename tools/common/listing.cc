@@ -14,6 +14,20 @@ namespace pindax::tools {
 
 void add_listing_options(CLI::App* sub, ListingOptions& options) {
   sub->add_option("MNT", options.where, "mount point, any path on the mount, or a daemon's socket")->required();
+  add_watch_options(sub, options);
+}
+
+Status locate(const std::string& file, const std::string& socket, ListingOptions& options, std::string& inner) {
+  options.where = socket;
+  inner = file;
+  if (!socket.empty()) return {};
+  PINDAX_ASSIGN(auto path, split_mounted_path(file));
+  inner = path.inner;
+  options.where = path.mount_point;
+  return {};
+}
+
+void add_watch_options(CLI::App* sub, ListingOptions& options) {
   sub->add_flag("--json", options.json, "print JSON");
   auto* watch = sub->add_option_function<std::string>(
       "--watch",

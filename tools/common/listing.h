@@ -19,6 +19,12 @@ struct ListingOptions {
   bool watch = false;
 };
 void add_listing_options(CLI::App* sub, ListingOptions& options);
+// The same without MNT, for commands whose argument is a file.
+void add_watch_options(CLI::App* sub, ListingOptions& options);
+// For such a command: where to ask and the path inside. `socket` empty: `file` lies on a mount.
+Status locate(const std::string& file, const std::string& socket, ListingOptions& options, std::string& inner);
+
+constexpr const char* kHiddenText = "{} more of other users (shown to root and the mount's owner)\n";
 
 // Asks, prints (JSON or by `print`), again and again with --watch. Exit code: kDone.
 int run_listing(const char* command, const ListingOptions& options, const Json& request,

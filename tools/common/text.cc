@@ -10,6 +10,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
+#include <utility>
 
 namespace pindax::tools {
 namespace {
@@ -110,10 +111,16 @@ std::string age_text(u64 ms) {
 }
 
 std::string range_text(u64 offset, u64 length) {
-  const std::string from = size_text(offset);
+  // Exact, in the largest unit that is: two neighbours must not look the same.
+  const auto exact = [](u64 n) {
+    unsigned shift = 0;
+    while (shift < 40 && n != 0 && n % (u64{1} << (shift + 10)) == 0) shift += 10;
+    static constexpr const char* kNames[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    return fmt::format("{} {}", n >> shift, kNames[shift / 10]);
+  };
   constexpr u64 kEndless = u64{1} << 62;  // longer than any file
-  if (length == 0 || length >= kEndless) return fmt::format("{} to the end", from);
-  return fmt::format("{} +{}", from, size_text(length));
+  if (length == 0 || length >= kEndless) return fmt::format("{} to the end", exact(offset));
+  return fmt::format("{} +{}", exact(offset), exact(length));
 }
 
 std::string escape(std::string_view name) {
@@ -138,29 +145,51 @@ void Table::add(std::vector<std::string> cells) {
   rows_.push_back(std::move(cells));
 }
 
-std::string Table::text(unsigned width) const {
-  std::vector<std::size_t> widths;
+std::vector<std::size_t> Table::fit(unsigned width) const {
+  std::vector<std::size_t> full, least;
   for (std::size_t c = 0; c < columns_.size(); ++c) {
     std::size_t w = cell_width(columns_[c].title);
     for (const auto& row : rows_) w = std::max(w, cell_width(row[c]));
-    widths.push_back(w);
+    full.push_back(w);
+    least.push_back(columns_[c].flexible ? std::min(w, std::max<std::size_t>(8, cell_width(columns_[c].title))) : w);
   }
-  std::size_t total = 0;
-  for (auto w : widths) total += w + 2;
-  for (std::size_t c = 0; c < columns_.size() && total > width + 2; ++c) {
-    if (!columns_[c].flexible) continue;
-    const std::size_t least = std::max<std::size_t>(12, cell_width(columns_[c].title));
-    const std::size_t give = std::min(total - width - 2, widths[c] > least ? widths[c] - least : 0);
-    widths[c] -= give;
-    total -= give;
+  std::vector<bool> shown(columns_.size(), true);
+  const auto total = [&](const std::vector<std::size_t>& widths) {
+    std::size_t sum = 0;
+    for (std::size_t c = 0; c < widths.size(); ++c) sum += shown[c] ? widths[c] + 2 : 0;
+    return sum;
+  };
+  while (total(least) > width + 2) {
+    std::size_t last = columns_.size();
+    for (std::size_t c = 0; c < columns_.size(); ++c)
+      if (shown[c] && columns_[c].extra > 0 && (last == columns_.size() || columns_[c].extra > columns_[last].extra)) last = c;
+    if (last == columns_.size()) break;
+    shown[last] = false;
   }
+  // What is too much comes off the widest of the flexible ones.
+  while (total(full) > width + 2) {
+    std::size_t widest = columns_.size();
+    for (std::size_t c = 0; c < columns_.size(); ++c)
+      if (shown[c] && full[c] > least[c] && (widest == columns_.size() || full[c] > full[widest])) widest = c;
+    if (widest == columns_.size()) break;
+    --full[widest];
+  }
+  for (std::size_t c = 0; c < columns_.size(); ++c)
+    if (!shown[c]) full[c] = 0;
+  return full;
+}
+
+std::string Table::text(unsigned width) const {
+  const std::vector<std::size_t> widths = fit(width);
   std::string out;
   const auto line = [&](const auto& cell) {
     std::string text;
+    bool first = true;
     for (std::size_t c = 0; c < columns_.size(); ++c) {
+      if (widths[c] == 0) continue;
       const std::string shown = shorten(cell(c), widths[c]);
       const std::string pad(widths[c] - std::min(widths[c], cell_width(shown)), ' ');
-      if (c != 0) text += "  ";
+      if (!std::exchange(first, false)) text += "  ";
       text += columns_[c].right ? pad + shown : shown + pad;
     }
     while (!text.empty() && text.back() == ' ') text.pop_back();
@@ -169,6 +198,31 @@ std::string Table::text(unsigned width) const {
   line([&](std::size_t c) { return columns_[c].title; });
   for (const auto& row : rows_) line([&](std::size_t c) { return row[c]; });
   return out;
+}
+
+// Breaks between words; lines after the first are indented by `indent`.
+std::string wrap(std::string_view text, unsigned width, unsigned indent) {
+  const std::size_t lead = std::min(text.find_first_not_of(' '), text.size());
+  std::string out(lead, ' ');
+  text.remove_prefix(lead);
+  std::size_t column = 0;  // 0: nothing on the line yet
+  while (!text.empty()) {
+    const std::size_t end = std::min(text.find(' '), text.size());
+    const std::string_view word = text.substr(0, end);
+    if (column == 0) {
+      column = lead;
+    } else if (column + 1 + cell_width(word) > width) {
+      out += '\n' + std::string(indent, ' ');
+      column = indent;
+    } else {
+      out += ' ';
+      ++column;
+    }
+    out += word;
+    column += cell_width(word);
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return out + '\n';
 }
 
 unsigned terminal_width() {

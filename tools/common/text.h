@@ -25,23 +25,29 @@ std::string range_text(u64 offset, u64 length);  // "[1 MiB, +4 KiB)"
 // Control characters and invalid UTF-8 become \xNN: a file name must not drive a terminal.
 std::string escape(std::string_view name);
 
-// Left-aligned columns, the numeric ones right-aligned; the column marked `flexible` gives way so that lines fit `width`.
+// Left-aligned columns, the numeric ones right-aligned. So that lines fit `width`, first the columns marked `flexible` are
+// shortened, then those with the highest `extra` are left out, one after the other.
 class Table {
  public:
   struct Column {
     std::string title;
     bool right = false;
     bool flexible = false;
+    int extra = 0;  // 0: always shown
   };
   explicit Table(std::vector<Column> columns) : columns_(std::move(columns)) {}
   void add(std::vector<std::string> cells);
   std::string text(unsigned width) const;  // one line a row, heading first, each ending with a newline
   bool empty() const { return rows_.empty(); }
+  std::size_t rows() const { return rows_.size(); }
 
  private:
+  std::vector<std::size_t> fit(unsigned width) const;  // 0: left out
+
   std::vector<Column> columns_;
   std::vector<std::vector<std::string>> rows_;
 };
+std::string wrap(std::string_view text, unsigned width, unsigned indent);  // with a newline at the end
 unsigned terminal_width();  // of standard output, COLUMNS, or 80
 
 }  // namespace pindax::tools
