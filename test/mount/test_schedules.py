@@ -101,7 +101,8 @@ def grant_against(m, change, afterwards):
     time.sleep(0.3)  # it would be done long ago
     check(not work.done(), "the change queues behind the fault's hold")
     stop.release()
-    check_equal(c.answer(), "ok 03030303", "the load that was under way")
+    # The old bytes, or, if the recall came before the load was tried again, what is there now.
+    check(c.answer() in ("ok 03030303", "ok 00000000", "error SIGBUS"), "the load that was under way")
     work.result(5)
     # Whatever was installed has been recalled: the next load is served anew.
     afterwards(c)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The command line that shows everything: readable in 80 columns and with 10,000 pins, honest about rights, and it ends waits."""
 import os
+import pathlib
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -243,6 +245,38 @@ def test_run(m):
     run(PINDAX, "run", m.path, "--", "sh", "-c", "exit 7", ok=(7,))
     run(PINDAX, "run", m.path, "/no/such/command", ok=(127,))
     run(PINDAX, "run", "/", "true", ok=(4,))
+
+
+def words(pattern, text):
+    return set(re.findall(pattern, text))
+
+
+@options(mounted=False, without_fuse=True)
+def test_manual_and_help(m):
+    """every command, option and mount option stands in its manual page, and the pages name none that there is not"""
+    pages = pathlib.Path(__file__).parents[2] / "docs/man"
+    page = (pages / "pindax.1.scd").read_text()
+    commands = words(r"(?m)^  ([a-z]+) ", run(PINDAX, "--help").stdout.split("Subcommands:")[1])
+    check(len(commands) >= 20, str(commands))
+    missing = []
+    helped = {"--no-mount"}  # of pindaxd
+    for command in sorted(commands):
+        if not re.search(rf"\*{command}\*", page):
+            missing.append(command)
+        # Only the lines of the option list, not what they say about others.
+        mine = words(r"(?m)^ +(?:-\w,)?(--[a-z-]+)", run(PINDAX, command, "--help").stdout)
+        for option in mine - {"--help", "--json", "--watch", "--socket"}:
+            if not re.search(rf"{option}\b", page):
+                missing.append(f"{command} {option}")
+        helped |= mine
+    check_equal(missing, [], "not in pindax.1")
+    check_equal(words(r"\*(--[a-z-]+)", page) - helped, set(), "options that only pindax.1 knows")
+    page = (pages / "pindax.5.scd").read_text()
+    text = run(BUILD / "src/daemon/pindaxd", "--help").stdout.split("comma list:")[1].split("Exit codes")[0]
+    for option in words(r"(?m)^    ([a-z_]+)", text) | words(r"([a-z_]+)=[A-Z]+", text):
+        check(re.search(rf"\b{option}\b", page), f"pindax.5 does not know {option}")
+    for option in words(r"(?m)^\*([a-z_]+)\*(?!\()", page):
+        check(re.search(rf"\b{option}\b", text), f"pindaxd --help does not know {option}")
 
 
 if __name__ == "__main__":
