@@ -226,6 +226,22 @@ TEST_CASE("lease: one that outlasts its deadline meets the policy's force, trans
   }
 }
 
+TEST_CASE("lease: an overdue one does not end the wait for pins that the scan met before it") {
+  Fixture f(short_lived());
+  auto c = f.client(100);
+  Mapping* m = f.map(*c, 1, pages(0, 16));
+  const u32 other = c->try_pin(1, pages(5, 1));
+  auto lease = f.pin(m, c->ask(1, pages(3, 1), 1, ~u64{0}, kLease));
+  REQUIRE(lease->wait());
+  auto punch = f.change(with_policy(pages(0, 8), BusyPolicy::kWait));
+  CHECK(eventually([&] { return f.clients().list_stuck_pins().size() == 1; }));
+  CHECK(eventually([&] { return f.clients().list_changes().at(0).scans >= 3; }));
+  CHECK(punch->applied == 0);
+  c->unpin(other);
+  CHECK(punch->result() == Errc::kOk);
+  CHECK(punch->grant.to_quarantine == std::vector<ByteRange>{pages(3, 1)});
+}
+
 TEST_CASE("lease: one that was asked for by message is asked back by its number") {
   Fixture f;
   auto c = f.client(100, false);

@@ -81,8 +81,7 @@ def must_quarantine(m, work, path, c):
     check_equal(work.result(5), None)
     check(zeroed(path), "the file has a hole")
     check_equal(c.ask("load", 0, 4), ["07070707"], "the holder keeps the old block")
-    held = m.info()["quarantine_bytes"]
-    check_equal(held, 4096, "quarantine")
+    wait_until(lambda: m.info()["quarantine_bytes"] == 4096, "the pinned block is in quarantine, and nothing else")
     c.ask("unpin", 0)
     wait_until(lambda: m.info()["quarantine_bytes"] == 0, "the quarantine drains by itself")
 
@@ -102,15 +101,21 @@ def make_tests():
     for policy in (WAIT, REFUSE, QUARANTINE, EVICT):
         def by_option(m, policy=policy):
             path, c = holder(m)
-            if policy in (REFUSE, EVICT):
-                os.kill(c.pid, signal.SIGSTOP)
+            os.kill(c.pid, signal.SIGSTOP)
+            row = m.pins()[0]
+            check_equal((row["pid"], row["path"], row["offset_bytes"], row["length_bytes"]), (c.pid, "/f", 0, 4096))
             work = by_mount(path)
-            if policy == REFUSE:
-                check_equal(work.result(5), "ETXTBSY")
+            if policy == WAIT:
+                m.wait_for_waiter()
+                time.sleep(0.1)
+                check(not work.done(), "it waits for the stopped process")
+            elif policy != EVICT:
+                check_equal(work.result(5), "ETXTBSY" if policy == REFUSE else None)
+            if policy != EVICT:
                 os.kill(c.pid, signal.SIGCONT)
             EXPECT[policy](m, work, path, c)
-        by_option.__doc__ = f"[R9] [R12] policy {NAMES[policy]} of the mount"
-        by_option.mount = {"options": f"on_busy={NAMES[policy]}"}
+        by_option.__doc__ = f"[R9] [R12] policy {NAMES[policy]} of the mount, and a stopped holder"
+        by_option.mount = {"options": f"on_busy={NAMES[policy]},recall_deadline=500ms"}
         globals()[f"test_{NAMES[policy]}_by_mount"] = by_option
 
         def by_attribute(m, policy=policy):
