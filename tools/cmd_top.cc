@@ -100,7 +100,7 @@ Json as_json(const Sample& before, const Sample& now) {
 }
 
 std::string screen(const Sample& before, const Sample& now, unsigned width, std::size_t lines) {
-  std::string text = wrap(fmt::format("{}: {} free of {}, {} in quarantine, {} stuck pins", text_field(now.info, "mount_point"),
+  std::string text = wrap(fmt::format("{}: {} free of {}, {} in quarantine, {} stuck pins", text_field(now.info, now.info.value("mount_point", "").empty() ? "socket" : "mount_point"),
                                       size_text(number_field(now.info, "free_bytes")), size_text(number_field(now.info, "size_bytes")),
                                       size_text(number_field(now.info, "quarantine_bytes")), text_field(now.info, "stuck_pins")),
                           width, 2) + '\n';

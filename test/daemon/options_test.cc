@@ -56,6 +56,22 @@ TEST_CASE("daemon: mount options set what they name") {
   CHECK(o->threads == 7);
 }
 
+TEST_CASE("daemon: a policy brings its time along, as the attribute of a file does") {
+  auto o = with("on_busy=wait=1.5");
+  REQUIRE(o.ok());
+  CHECK(o->fs.layout.policy == BusyPolicy::kRefuse);
+  CHECK(o->fs.layout.deadline == std::chrono::milliseconds(1500));
+  o = with("on_busy=evict=200ms,long_term_pins");
+  REQUIRE(o.ok());
+  CHECK(o->fs.layout.policy == BusyPolicy::kEvict);
+  CHECK(o->fs.layout.deadline == std::chrono::milliseconds(200));
+  CHECK(o->fs.layout.allow_longterm);
+  CHECK(o->fs.layout.longterm_quota_bytes == ~u64{0});
+  o = with("on_busy=quarantine");
+  REQUIRE(o.ok());
+  CHECK_FALSE(o->fs.layout.deadline.has_value());
+}
+
 TEST_CASE("daemon: lists add up over several -o and the attached form") {
   auto o = parse({"-oro", "/pool", "-o", "dev,suid", "/mnt", "-f"});
   REQUIRE(o.ok());
@@ -77,7 +93,7 @@ TEST_CASE("daemon: an escaped comma stays in the value") {
 
 TEST_CASE("daemon: an unknown or unusable option is named in the error") {
   for (const char* list :
-       {"stict", "on_busy=later", "busy_deadline=soon", "busy_deadline=-1", "foo=bar", "commit_interval=0",
+       {"stict", "on_busy=later", "on_busy=wait=", "on_busy=wait=5parsecs", "long_term_pins=many", "stuck_after=-1", "busy_deadline=soon", "busy_deadline=-1", "foo=bar", "commit_interval=0",
         "threads=1", "subtype=other", "loglevel=loud", "attr_timeout="}) {
     auto o = with(list);
     CHECK(o.code() == Errc::kInvalid);

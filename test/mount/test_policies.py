@@ -240,6 +240,7 @@ def test_lease_that_stays(m):
     check_equal([(p["kind"], p["stuck"]) for p in m.pins()], [("lease", True)])
     check(m.pins()[0]["asked_ms"] >= 500)
     os.removexattr(path, "user.pindax.on_busy")
+    wait_until(lambda: m.pins()[0]["asked_ms"] > 1100, "the daemon would ask again")
     work = by_mount(path)
     check_equal(work.result(5), None)
     check_equal(m.info()["quarantine_bytes"], 4096)
