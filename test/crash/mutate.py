@@ -44,15 +44,26 @@ PLANTS = {
 }
 
 
-def main():
-    source, output = map(pathlib.Path, sys.argv[1:])
-    text = source.read_text()
-    for name, old, new in PLANTS["/".join(source.parts[-2:])]:
+DECLARATION = "namespace pindax::testing {\nbool planted(const char* name);\n}\n"
+
+
+def plant(source, text, plants):
+    """The text with its plants, and the names of those whose place is gone. scripts/mutants plants with this, too."""
+    gone = []
+    for name, old, new in plants:
         if text.count(old) != 1:
             print(f"{source}: the place of plant {name} is gone", file=sys.stderr)
+            gone.append(name)
             continue
         text = text.replace(old, new.replace("PLANTED", f'pindax::testing::planted("{name}")'))
-    output.write_text("namespace pindax::testing {\nbool planted(const char* name);\n}\n" + text)
+    return DECLARATION + text, gone
 
 
-main()
+def main():
+    source, output = map(pathlib.Path, sys.argv[1:])
+    text, _ = plant(source, source.read_text(), PLANTS["/".join(source.parts[-2:])])
+    output.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
