@@ -113,10 +113,9 @@ CASES = [
     *each("setattr", "WITHOUT_C6_VERDICT WITHOUT_C6_SECOND_VERDICT WITHOUT_C6_PARK WITHOUT_C6_PARK_AT_LOCK", ASSERTION),
 
     Case("reflink"),
-    Case("reflink", "COPY_UNLOCKED"),
-    Case("reflink", "WITHOUT_T1_ORDER", STUCK),
-    Case("reflink", "WITHOUT_T2_ATOMIC", ASSERTION),
-    *each("reflink", "WITHOUT_T3_REFERENCE WITHOUT_T3_RECHECK", ASSERTION, "COPY_UNLOCKED"),
+    *each("reflink", "WITHOUT_T1_ORDER WITHOUT_T1_ONE_RANGE", STUCK),
+    *each("reflink", "WITHOUT_T2_ATOMIC WITHOUT_T3_LOCK WITHOUT_P4_MARK", ASSERTION),
+    Case("reflink", "WITHOUT_T3_LOCK WITH_RECHECK_ALONE", ASSERTION),
     Case("shared_pin"),
     Case("shared_pin", "WITHOUT_P4", STUCK),
 ]
