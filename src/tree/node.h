@@ -124,6 +124,7 @@ class Node : public ConstNode {
     if (count() == 0) clear_items();
     else set_heap(heap());
   }
+  void set_item_key(u32 at, u64 k) { reinterpret_cast<LeafSlot*>(w_ + kFront)[at].key = k; }
   void overwrite_item(u32 at, TreeBytes v) { std::memcpy(w_ + slot(at).offset, v.data(), v.size()); }
   void compact() {
     std::array<std::byte, kBlockSize> old;

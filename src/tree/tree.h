@@ -76,6 +76,13 @@ class TreeWriter {
   Status insert(u64 key, TreeBytes value);   // kExists; kInvalid for values over kMaxTreeValue
   Status replace(u64 key, TreeBytes value);  // kNotFound; any length
   Status erase(u64 key);                     // kNotFound; merges thin neighbours, frees empty nodes
+  // Adds `delta` to keys in [first, last] that lie in one leaf: of the leftmost leaf that has such keys if `delta` is
+  // negative, of the rightmost one if it is positive. Says which keys (as they were) moved; nothing if there are none left.
+  // No node is allocated or freed. The order of keys must stay as it is: kCorrupt if it would not.
+  struct KeyRange {
+    u64 first, last;
+  };
+  Result<std::optional<KeyRange>> shift_keys(u64 first, u64 last, i64 delta);
   // Frees every node; the tree is empty afterwards.
   Status clear();
 
@@ -88,6 +95,7 @@ class TreeWriter {
   Status put(Path& path, u64 key, TreeBytes value, bool replacing);
   Status split(Path& path, u64 key, TreeBytes value, bool replacing);
   Status lower_separators(const Path& path, u64 key);
+  Status move_separators(const Path& path, u64 key);
   Status insert_pair(Path& path, unsigned depth, u64 key, BlockNo child, std::vector<BlockNo>& spare);
   Status remove_pair(Path& path, unsigned depth);
   Status merge_thin(Path& path, unsigned depth);

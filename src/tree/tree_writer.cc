@@ -11,6 +11,7 @@
 // Invariant: the key of an inner pair is <= every key below it and > every key below the pair before. Separators need
 // not be exact; an insert below the leftmost key lowers them on its way.
 #include "tree/node.h"
+#include "tree/tree_path.h"
 
 namespace pindax {
 
@@ -18,17 +19,6 @@ using tree_node::ConstNode;
 using tree_node::Expected;
 using tree_node::Node;
 using tree_node::Source;
-
-struct TreeWriter::Path {
-  struct Step {
-    BlockNo block;
-    u32 index = 0;  // of the child taken; in the leaf: the first item >= key
-  };
-  std::array<Step, kMaxTreeLevels> steps;
-  unsigned depth = 0;  // steps[depth - 1] is the leaf
-  bool right_edge = true;
-  bool found = false;
-};
 
 Result<std::byte*> TreeWriter::writable(BlockNo block) {
   return tx_.modify(block_offset(block), kBlockSize, format::seal_node);

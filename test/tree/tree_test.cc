@@ -292,3 +292,73 @@ TEST_CASE("tree: a node that is its own child, or a neighbour's, does not trap a
   REQUIRE(TreeReader(*bench.store, bench.ref).scan_nodes([](BlockNo, unsigned) { return Status(); }).code() ==
           Errc::kCorrupt);
 }
+
+TEST_CASE("tree: moving keys up or down, a leaf at a time, matches a map at every step") {
+  std::mt19937_64 rng(seed());
+  Bench bench;
+  Model model;
+  for (u64 i = 0; i < 3000; ++i) {
+    const u64 key = 10'000 + i * 7 + rng() % 7;
+    model[key] = random_value(rng);
+    REQUIRE(bench.change([&](TreeWriter& w) { return w.insert(key, model[key]); }).ok());
+  }
+  for (int round = 0; round < 12; ++round) {
+    const u64 from = 9'000 + rng() % 25'000;
+    const u64 by = 1 + rng() % 3'000;
+    const bool up = round % 2 == 0;
+    if (!up) {  // room first
+      std::vector<u64> gone;
+      for (auto it = model.lower_bound(from); it != model.end() && it->first < from + by; ++it) gone.push_back(it->first);
+      for (const u64 key : gone) {
+        REQUIRE(bench.change([&](TreeWriter& w) { return w.erase(key); }).ok());
+        model.erase(key);
+      }
+    }
+    const std::size_t nodes = bench.nodes.live().size();
+    u64 first = up ? from : from + by, last = ~u64{0} >> 1;
+    unsigned steps = 0;
+    for (bool more = true; more; ++steps) {
+      std::optional<TreeWriter::KeyRange> moved;
+      REQUIRE(bench
+                  .change([&](TreeWriter& w) -> Status {
+                    PINDAX_ASSIGN(moved, w.shift_keys(first, last, up ? static_cast<i64>(by) : -static_cast<i64>(by)));
+                    return {};
+                  })
+                  .ok());
+      more = moved.has_value();
+      if (!more) break;
+      // What moved is what was said, and nothing else.
+      Model changed;
+      for (auto& [key, value] : model) {
+        const bool moves = key >= moved->first && key <= moved->last;
+        changed[moves ? (up ? key + by : key - by) : key] = std::move(value);
+      }
+      model = std::move(changed);
+      if (steps % 7 == 0) require_equal(TreeReader(*bench.store, bench.ref), model);
+      if (up) last = moved->first - 1;
+      else first = moved->last + 1;
+    }
+    CHECK(steps > 0);
+    CHECK(bench.nodes.live().size() == nodes);
+    require_equal(TreeReader(*bench.store, bench.ref), model);
+    for (int i = 0; i < 20; ++i) require_lookups(TreeReader(*bench.store, bench.ref), model, rng() % 40'000);
+    for (int i = 0; i < 5; ++i) random_transaction(bench, model, rng, 40'000, 40);
+    require_equal(TreeReader(*bench.store, bench.ref), model);
+  }
+}
+
+TEST_CASE("tree: keys that would pass others are refused and nothing moves") {
+  Bench bench;
+  Model model;
+  for (u64 key = 100; key < 2000; key += 2) {
+    model[key] = std::vector<std::byte>(20);
+    REQUIRE(bench.change([&](TreeWriter& w) { return w.insert(key, model[key]); }).ok());
+  }
+  for (const auto& [first, by] : {std::pair<u64, i64>{500, -2}, {101, -1000}, {102, -2}}) {
+    REQUIRE(bench.change([&, f = first, b = by](TreeWriter& w) { return w.shift_keys(f, ~u64{0}, b).status(); }).code() ==
+            Errc::kCorrupt);
+    require_equal(TreeReader(*bench.store, bench.ref), model);
+  }
+  REQUIRE(bench.change([&](TreeWriter& w) { return w.shift_keys(0, 500, 2).status(); }).code() == Errc::kCorrupt);
+  require_equal(TreeReader(*bench.store, bench.ref), model);
+}
