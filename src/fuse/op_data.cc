@@ -13,6 +13,7 @@
 
 #include "fuse/operations.h"
 #include "fuse/reply.h"
+#include "pmem/bus_guard.h"
 
 namespace pindax {
 namespace {
@@ -128,10 +129,11 @@ class Copy : public std::enable_shared_from_this<Copy> {
     context_.fs.read(from_, from_offset_, piece,
                      [self = shared_from_this()](Result<const FileSystem::ReadPieces*> r) {
                        self->buffer_.clear();
+                       Status status = r.status();
                        if (r.ok())
                          for (const auto& p : **r)
-                           self->buffer_.insert(self->buffer_.end(), p.begin(), p.end());
-                       self->context_.executor.post([self, status = r.status()] { self->store(status); });
+                           if (status.ok()) status = append_guarded(self->buffer_, p);
+                       self->context_.executor.post([self, status] { self->store(status); });
                      });
   }
 

@@ -25,6 +25,8 @@ Result<MetaView> MetaStoreImpl::view(PoolOffset at, u32 length) {
   if (MetaView staged = overlay_.find(at)) return staged;
   const std::byte* in_place = media_.view(at, length);
   if (in_place == nullptr) return Status(Errc::kIo, "block of the pool cannot be mapped");
+  if (Status s = media_.probe(at, length); !s.ok())
+    return s.with_context("metadata in block " + std::to_string(offset_block(at).value));
   return MetaView(in_place, nullptr);
 }
 

@@ -2,6 +2,7 @@
 #include "pmem/bus_guard.h"
 
 #include <csignal>
+#include <cstring>
 #include <mutex>
 
 #include "base/check.h"
@@ -55,3 +56,19 @@ void enter(Guard* guard) { current = guard; }
 void leave() { current = nullptr; }
 
 }  // namespace pindax::bus_guard
+
+namespace pindax {
+
+Status append_guarded(std::vector<std::byte>& out, std::span<const std::byte> bytes) {
+  if (bytes.empty()) return {};
+  const std::size_t before = out.size();
+  out.resize(before + bytes.size());
+  std::byte* const to = out.data() + before;
+  const BusFault fault = guarded(bytes.data(), bytes.size(), [&] { std::memcpy(to, bytes.data(), bytes.size()); });
+  if (fault == BusFault::kNone) return {};
+  out.resize(before);
+  if (fault == BusFault::kPoisoned) return Status(Errc::kPoisoned, "bad block under the pool");
+  return Status(Errc::kIo, "bytes of the pool cannot be read: was it truncated?");
+}
+
+}  // namespace pindax

@@ -5,7 +5,10 @@
 #pragma once
 
 #include <csetjmp>
+#include <span>
+#include <vector>
 
+#include "base/result.h"
 #include "base/types.h"
 
 namespace pindax {
@@ -43,5 +46,8 @@ BusFault guarded(const std::byte* at, u64 length, F copy) {
   bus_guard::leave();
   return guard.fault;
 }
+
+// Appends mapped bytes of the pool: kPoisoned or kIo instead of a signal, and nothing appended.
+Status append_guarded(std::vector<std::byte>& out, std::span<const std::byte> bytes);
 
 }  // namespace pindax

@@ -42,6 +42,10 @@ class Media {
   // the pool's first 4 MiB. Null if the range is outside the pool. Valid until close.
   virtual const std::byte* view(PoolOffset at, u64 length) const = 0;
 
+  // Touches every cache line of a range that view() gives: kPoisoned or kIo instead of a signal when it is used. For what is
+  // read in place soon after; the media may still fail in between.
+  virtual Status probe(PoolOffset, u64) const { return {}; }
+
   // Copies out under the SIGBUS guard: kPoisoned or kIo instead of a signal.
   virtual Status read(PoolOffset at, void* out, u64 length) const = 0;
   // Ordinary stores: visible at once, durable after flush + drain.

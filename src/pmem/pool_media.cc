@@ -121,12 +121,25 @@ Status PoolMediaImpl::pieces(PoolOffset at, u64 length, F f) const {
 Status PoolMediaImpl::read(PoolOffset at, void* out, u64 length) const {
   auto* bytes = static_cast<std::byte*>(out);
   return pieces(at, length, [&](const std::byte* from, u64 done, u64 n) -> Status {
-    switch (guarded(from, n, [&] { std::memcpy(bytes + done, from, n); })) {
-      case BusFault::kNone: return {};
-      case BusFault::kPoisoned: return Status(Errc::kPoisoned, "bad block under the pool");
-      case BusFault::kLost: break;
-    }
-    return Status(Errc::kIo, fmt::format("{} cannot be read: was it truncated?", path()));
+    return unreadable(guarded(from, n, [&] { std::memcpy(bytes + done, from, n); }));
+  });
+}
+
+Status PoolMediaImpl::unreadable(BusFault fault) const {
+  switch (fault) {
+    case BusFault::kNone: return {};
+    case BusFault::kPoisoned: return Status(Errc::kPoisoned, "bad block under the pool");
+    case BusFault::kLost: break;
+  }
+  return Status(Errc::kIo, fmt::format("{} cannot be read: was it truncated?", path()));
+}
+
+Status PoolMediaImpl::probe(PoolOffset at, u64 length) const {
+  return pieces(at, length, [&](const std::byte* from, u64, u64 n) -> Status {
+    return unreadable(guarded(from, n, [&] {
+      for (u64 i = 0; i < n; i += kCacheLineSize) (void)*static_cast<const volatile std::byte*>(from + i);
+      (void)*static_cast<const volatile std::byte*>(from + n - 1);
+    }));
   });
 }
 

@@ -35,6 +35,7 @@ class PoolMediaImpl final : public PoolMedia {
   u64 size() const override { return identity_.size; }
   Granularity granularity() const override { return granularity_; }
   const std::byte* view(PoolOffset at, u64 length) const override;
+  Status probe(PoolOffset at, u64 length) const override;
   Status read(PoolOffset at, void* out, u64 length) const override;
   Status write(PoolOffset at, const void* data, u64 length) override;
   Status write_nt(PoolOffset at, const void* data, u64 length) override;
@@ -71,6 +72,7 @@ class PoolMediaImpl final : public PoolMedia {
   template <class F>
   Status store(PoolOffset at, u64 length, F f);
   Status lost(const char* what);
+  Status unreadable(BusFault fault) const;
 
   const UniqueFd fd_;
   const Identity identity_;

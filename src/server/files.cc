@@ -9,6 +9,7 @@
 #include <array>
 #include <cstring>
 
+#include "pmem/bus_guard.h"
 #include "server/path_walk.h"
 #include "server/session.h"
 
@@ -169,8 +170,11 @@ Status Session::handle_read(Packet& p) {
                        self->reply(request, pieces.status());
                      } else {
                        std::vector<std::byte> data;
-                       for (const auto& piece : **pieces) data.insert(data.end(), piece.begin(), piece.end());
-                       self->reply(request, Status(), data);
+                       Status copied;
+                       for (const auto& piece : **pieces)
+                         if (copied.ok()) copied = append_guarded(data, piece);
+                       if (!copied.ok()) data.clear();
+                       self->reply(request, copied, data);
                      }
                      self->end_pending(request);
                    });

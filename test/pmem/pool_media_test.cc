@@ -13,6 +13,7 @@
 #include "base/little_endian.h"
 #include "catch.h"
 #include "format/format.h"
+#include "pmem/bus_guard.h"
 
 using namespace pindax;
 
@@ -228,6 +229,14 @@ TEST_CASE("pool: a store or read beyond the end of a file that was truncated is 
     REQUIRE(media->read(PoolOffset(kSegment * 2), &c, 1).ok());
     REQUIRE(::truncate(path.str().c_str(), kSegment) == 0);
     CHECK(media->read(PoolOffset(kSegment * 2), &c, 1).code() == Errc::kIo);
+    // What is read in place is probed before, every line of it.
+    CHECK(media->probe(PoolOffset(kSegment - 512), 512).ok());
+    CHECK(media->probe(PoolOffset(kSegment * 2), 512).code() == Errc::kIo);
+    CHECK(media->probe(PoolOffset(kSegment - 512), 4096).code() == Errc::kIo);
+    std::vector<std::byte> bytes;
+    CHECK(append_guarded(bytes, {media->view(PoolOffset(0), 100), 100}).ok());
+    CHECK(append_guarded(bytes, {media->view(PoolOffset(kSegment * 2), 100), 100}).code() == Errc::kIo);
+    CHECK(bytes.size() == 100);
     CHECK_FALSE(media->failed());
     CHECK(media->write(PoolOffset(kSegment * 2), "x", 1).code() == Errc::kIo);
     CHECK(media->failed());
