@@ -59,6 +59,8 @@ Status format_group(Media& media, const Geometry& g, u32 ag, u64& free_blocks) {
     fill_bitmap(bitmap, g, ag, i, 2, g.inode_bitmap(ag, i));
     PINDAX_TRY(media.write(block_offset(g.inode_bitmap(ag, i)), &bitmap, kBlockSize));
   }
+  // Page granularity: a thousand waits for the disk, where the caller's one sync of the whole pool will do.
+  if (media.granularity() == Granularity::kPage) return {};
   return media.flush(block_offset(self), (1 + 2 * u64{g.bitmap_blocks(ag)}) * kBlockSize);
 }
 

@@ -2,6 +2,7 @@
 #include "alloc/media_counts.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "fmt/format.h"
 
@@ -42,8 +43,17 @@ Result<AgHeader*> change_header(Transaction& tx, u32 ag) {
 
 // Turns bits [begin, end) of one bitmap block from !set to set; false if one of them was not !set.
 bool turn_bits(u8* bits, u32 begin, u32 end, bool set) {
+  const u8 old_byte = set ? 0 : 0xff;
   while (begin < end) {
     const u32 bit = begin % 8;
+    if (bit == 0 && end - begin >= 8) {
+      u8* const at = bits + begin / 8;
+      const u32 bytes = (end - begin) / 8;
+      if (at[0] != old_byte || std::memcmp(at, at + 1, bytes - 1) != 0) return false;
+      std::memset(at, set ? 0xff : 0, bytes);
+      begin += bytes * 8;
+      continue;
+    }
     const u32 n = std::min(8 - bit, end - begin);
     const u8 mask = static_cast<u8>(((1u << n) - 1) << bit);
     u8& byte = bits[begin / 8];
