@@ -220,6 +220,13 @@ inline constexpr u32 kKnownFlags =
 
 enum class BusyPolicy : u16 { kInherit = 0, kWait = 1, kRefuse = 2, kQuarantine = 3, kEvict = 4 };
 
+// What is still to be done about [pending_begin, pending_end) of an inode. Recovery finishes a shift before anybody looks at the
+// file, since its extents have the wrong file blocks meanwhile.
+//   kNone      its blocks leave the file
+//   kCollapse  its blocks leave the file, and what begins at pending_end or behind it moves down by its length
+//   kInsert    it is empty, and what begins in [pending_floor, pending_begin) moves up by its length
+enum class PendingShift : u32 { kNone = 0, kCollapse = 1, kInsert = 2 };
+
 struct Inode {
   le32 magic;
   le16 version;
@@ -255,7 +262,9 @@ struct Inode {
   le64 pending_end;    // that is already committed; the inode is on the orphan list meanwhile
   le64 entries;        // of a directory: names in it
   le64 version_counter;  // grows with each change (statx change cookie, NFS)
-  u8 reserved[44];
+  le64 pending_floor;  // bytes: see PendingShift
+  le32 pending_shift;  // PendingShift
+  u8 reserved[32];
   union {
     Extent extents[kInlineExtentCount];
     le64 root;
@@ -337,6 +346,8 @@ enum class QuarantineReason : u32 { kPinned = 1, kFormerClient = 2, kKernelIo = 
 // An inode that is unlinked but in use, or has a range still to be freed (Inode::pending_begin).
 struct OrphanValue {
   le64 since_ns;
+  le32 pending_shift;  // PendingShift of the inode: mount looks for these
+  le32 reserved;
 };
 struct RefcountValue {
   le32 length_blocks;

@@ -236,6 +236,55 @@ Result<FileBlock> ExtentEditor::set_state(FileBlock begin, FileBlock end, Extent
   return end;
 }
 
+Status ExtentEditor::split(FileBlock at) {
+  PINDAX_ASSIGN(const auto e, ExtentReader(tx_, inode_).at_or_after(at));
+  if (!e || e->file_block >= at) return {};
+  PINDAX_TRY(update(clip_extent(*e, e->file_block, at)));
+  return put(clip_extent(*e, at, e->file_end()));
+}
+
+Status ExtentEditor::merge(FileBlock at) {
+  ExtentReader reader(tx_, inode_);
+  PINDAX_ASSIGN(const auto left, reader.before(at));
+  PINDAX_ASSIGN(const auto right, reader.at_or_after(at));
+  if (!left || !right || right->file_block != at || !mergeable(*left, *right)) return {};
+  PINDAX_TRY(drop(right->file_block));
+  ExtentInfo grown = *left;
+  grown.length += right->length;
+  return update(grown);
+}
+
+Result<std::optional<ExtentEditor::Moved>> ExtentEditor::shift(FileBlock begin, FileBlock end, i64 by) {
+  const std::optional<Moved> none;
+  if (begin >= end || by == 0) return none;
+  std::optional<Moved> moved;
+  if (is_tree()) {
+    std::optional<TreeWriter::KeyRange> keys;
+    PINDAX_TRY(with_tree([&](TreeWriter& w) -> Status {
+      PINDAX_ASSIGN(keys, w.shift_keys(begin.value, end.value - 1, by));
+      return {};
+    }));
+    if (!keys) return none;
+    moved = Moved{FileBlock(keys->first), FileBlock(keys->last)};
+  } else {
+    for (unsigned i = 0; i < inode_.extent_count; ++i) {
+      format::Extent& e = inode_.body.extents[i];
+      const FileBlock at(e.file_block);
+      if (at < begin || at >= end) continue;
+      e.file_block = at.value + static_cast<u64>(by);
+      if (!moved) moved = Moved{at, at};
+      moved->end = at;
+    }
+    if (!moved) return none;
+  }
+  // So far `end` is where the last one began.
+  const FileBlock last(moved->end.value + static_cast<u64>(by));
+  PINDAX_ASSIGN(const auto e, ExtentReader(tx_, inode_).at_or_after(last));
+  if (!e || e->file_block != last) return corrupt(inode_, "a moved extent vanished");
+  moved->end = moved->end + e->length;
+  return moved;
+}
+
 // ---- The stored extents
 // -------------------------------------------------------------------------------------------
 

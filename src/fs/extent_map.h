@@ -72,6 +72,18 @@ class ExtentEditor {
   // changed; returns the first block that was not looked at.
   Result<FileBlock> set_state(FileBlock begin, FileBlock end, ExtentState state, u32 epoch, unsigned most);
 
+  // Makes an extent that covers both sides of `at` two.
+  Status split(FileBlock at);
+  // Merges the extents that meet at `at`, if they can be one.
+  Status merge(FileBlock at);
+  // Moves extents that begin in [begin, end) by `by` blocks, as many as are stored together: the first ones if `by` is
+  // negative, the last ones if it is positive. What they move over is a hole. Gives the blocks that they covered
+  // before, or nothing if there are none left. No space is needed.
+  struct Moved {
+    FileBlock begin, end;
+  };
+  Result<std::optional<Moved>> shift(FileBlock begin, FileBlock end, i64 by);
+
  private:
   bool mergeable(const ExtentInfo& left, const ExtentInfo& right) const;
   Status join(ExtentInfo e);                                    // insert without counting

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// fallocate(): reserve (0, KEEP_SIZE), PUNCH_HOLE, ZERO_RANGE.
+// fallocate(): reserve (0, KEEP_SIZE), PUNCH_HOLE, ZERO_RANGE, UNSHARE_RANGE. COLLAPSE_RANGE and INSERT_RANGE are in shift.cc.
 //
 // Reserve puts unwritten extents into holes, as few and large as there is space for; if space runs out, those
 // that are committed already are taken back. Punch and zero lock and break every block that they touch, the
@@ -16,6 +16,7 @@
 #include "base/steps.h"
 #include "fs/file_data.h"
 #include "fs/retried_change.h"
+#include "fs/shift.h"
 
 namespace pindax {
 
@@ -24,7 +25,7 @@ namespace {
 constexpr u64 kHugeBlocks = kHugePageSize / kBlockSize;
 constexpr unsigned kMostExtents = 256;  // changed in one transaction
 
-enum class Mode { kReserve, kPunch, kZero };
+enum class Mode { kReserve, kPunch, kZero, kUnshare };
 
 const char* name_of(Mode mode) {
   switch (mode) {
@@ -34,6 +35,8 @@ const char* name_of(Mode mode) {
       return "punch";
     case Mode::kZero:
       return "zero";
+    case Mode::kUnshare:
+      return "unshare";
   }
   return "";
 }
@@ -146,6 +149,7 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
 
  private:
   bool grows(u64 size) const { return !keep_size_ && range_.end > size; }
+  bool only_adds() const { return mode_ == Mode::kReserve || mode_ == Mode::kUnshare; }
 
   Result<ChangeRequest> plan() {
     PINDAX_TRY(fs_.check_writable());
@@ -158,7 +162,7 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
     lock_ =
         grows(size) ? ByteRange{round_down(std::min(range_.begin, size), kBlockSize), kMaxOffset} : blocks;
     request.lock_range = lock_;
-    if (mode_ != Mode::kReserve) {
+    if (!only_adds()) {
       // What is beyond the end now shows as such: it becomes a hole.
       request.break_range = {grows(size) ? std::min(blocks.begin, round_up(size, kBlockSize)) : blocks.begin, blocks.end};
     } else if (grows(size)) {
@@ -180,6 +184,7 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
     PINDAX_STEP("fs.fallocate_locked");
     switch (mode_) {
       case Mode::kReserve:
+      case Mode::kUnshare:
         return reserve();
       case Mode::kPunch:
         return punch(grant);
@@ -197,7 +202,7 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
       slot.size_bytes = range_.end;
     }
     if (!context_.caller.privileged) clear_set_id(slot);
-    const bool contents = bigger || mode_ != Mode::kReserve;
+    const bool contents = bigger || !only_adds();
     stamp(slot, contents ? kStampMtime | kStampCtime : kStampCtime, now());
     return {};
   }
@@ -293,32 +298,53 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
   ByteRange lock_;  // of the round under way
 };
 
+// What a mode asks for, or why there is no such mode: the order of checks is that of Linux's vfs_fallocate().
+struct Asked {
+  Mode mode = Mode::kReserve;
+  format::PendingShift shift = format::PendingShift::kNone;  // else this
+};
+
+Result<Asked> understand(int mode) {
+  constexpr int kAll = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE | FALLOC_FL_COLLAPSE_RANGE |
+                       FALLOC_FL_INSERT_RANGE | FALLOC_FL_UNSHARE_RANGE;
+  constexpr int kHoleOrZero = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE;
+  const Status alone(Errc::kInvalid, "this mode goes with no other flag");
+  if ((mode & ~kAll) != 0) return Status(Errc::kNotSupported, "an unknown flag of fallocate");
+  if ((mode & kHoleOrZero) == kHoleOrZero) return Status(Errc::kNotSupported);
+  if ((mode & FALLOC_FL_PUNCH_HOLE) != 0 && (mode & FALLOC_FL_KEEP_SIZE) == 0)
+    return Status(Errc::kNotSupported, "punching a hole keeps the size: say so");
+  if ((mode & FALLOC_FL_COLLAPSE_RANGE) != 0)
+    return mode == FALLOC_FL_COLLAPSE_RANGE ? Result<Asked>(Asked{.shift = format::PendingShift::kCollapse}) : alone;
+  if ((mode & FALLOC_FL_INSERT_RANGE) != 0)
+    return mode == FALLOC_FL_INSERT_RANGE ? Result<Asked>(Asked{.shift = format::PendingShift::kInsert}) : alone;
+  switch (mode & ~FALLOC_FL_KEEP_SIZE) {
+    case 0:
+      return Asked{};
+    case FALLOC_FL_PUNCH_HOLE:
+      return Asked{.mode = Mode::kPunch};
+    case FALLOC_FL_ZERO_RANGE:
+      return Asked{.mode = Mode::kZero};
+    case FALLOC_FL_UNSHARE_RANGE:
+      return Asked{.mode = Mode::kUnshare};
+    default:
+      return alone;
+  }
+}
+
 }  // namespace
 
 std::shared_ptr<Change> FileSystemImpl::fallocate(InodeRef inode, int mode, u64 offset, u64 length,
                                                   const ChangeContext& context, DoneStatus done) {
-  const bool keep_size = (mode & FALLOC_FL_KEEP_SIZE) != 0;
-  Mode what = Mode::kReserve;
-  switch (mode & ~FALLOC_FL_KEEP_SIZE) {
-    case 0:
-      break;
-    case FALLOC_FL_ZERO_RANGE:
-      what = Mode::kZero;
-      break;
-    case FALLOC_FL_PUNCH_HOLE:
-      if (keep_size) {
-        what = Mode::kPunch;
-        break;
-      }
-      [[fallthrough]];
-    default:
-      return RetriedChange::failed(Status(Errc::kNotSupported), done);
-  }
   if (length == 0) return RetriedChange::failed(Status(Errc::kInvalid, "length 0"), done);
-  if (offset > format::kMaxFileBytes || length > format::kMaxFileBytes - offset)
-    return RetriedChange::failed(Status(Errc::kTooBig), done);
+  if (offset > format::kMaxFileBytes || length > format::kMaxFileBytes)
+    return RetriedChange::failed(Status(Errc::kInvalid, "a negative offset or length"), done);
+  const Result<Asked> asked = understand(mode);
+  if (!asked.ok()) return RetriedChange::failed(asked.status(), done);
+  if (length > format::kMaxFileBytes - offset) return RetriedChange::failed(Status(Errc::kTooBig), done);
   if (const Status dropped = drop_capability(*inode); !dropped.ok()) return RetriedChange::failed(dropped, done);
-  return std::make_shared<Fallocation>(*this, std::move(inode), what, keep_size,
+  if (asked->shift != format::PendingShift::kNone)
+    return start_shift(*this, std::move(inode), asked->shift, offset, length, context, std::move(done));
+  return std::make_shared<Fallocation>(*this, std::move(inode), asked->mode, (mode & FALLOC_FL_KEEP_SIZE) != 0,
                                        ByteRange{offset, offset + length}, context)
       ->start(std::move(done));
 }

@@ -51,6 +51,7 @@ bool holds_data(const FileSystemImpl& fs, const ExtentInfo& e) {
 
 Result<std::vector<ExtentInfo>> visible_extents(ExtentReader reader, const format::Inode& slot,
                                                 FileBlock begin, FileBlock end) {
+  PINDAX_TRY(check_settled(slot));
   const u64 pending_begin = slot.pending_begin, pending_end = slot.pending_end;
   if (pending_end <= pending_begin) return reader.list(begin, end);
   const FileBlock gap_begin = end_block(pending_begin), gap_end = first_block(pending_end);
@@ -63,6 +64,11 @@ Result<std::vector<ExtentInfo>> visible_extents(ExtentReader reader, const forma
     return true;
   }));
   return out;
+}
+
+Status check_settled(const format::Inode& slot) {
+  if (slot.pending_shift == static_cast<u32>(format::PendingShift::kNone)) return {};
+  return Status(Errc::kIo, "a collapse or insert of this file was cut short: mount the pool again, writable, to finish it");
 }
 
 bool all_data(const FileSystemImpl& fs, const std::vector<ExtentInfo>& extents, FileBlock begin,
@@ -131,8 +137,8 @@ Status zero_tail(FileSystemImpl& fs, Inode& inode, ExtentReader reader, const fo
   PINDAX_ASSIGN(const auto extents, visible_extents(reader, slot, block, block + 1));
   if (extents.empty() || !holds_data(fs, extents[0])) return {};
   const PoolOffset at = block_offset(extents[0].block) + size % kBlockSize;
-  const std::byte* bytes = fs.media().view(at, end - size);
-  if (bytes == nullptr) return Status(Errc::kCorrupt, "an extent outside the pool");
+  std::byte bytes[kBlockSize];
+  PINDAX_TRY(fs.media().read(at, bytes, end - size));
   // In posix mode the new size may reach the media before these zeros do: where the block would survive a
   // crash, they have to go first. They are there already unless somebody stored lately.
   const bool survives = extents[0].state == ExtentState::kWritten;

@@ -39,6 +39,9 @@ Result<std::vector<ExtentInfo>> visible_extents(ExtentReader reader, const forma
 bool all_data(const FileSystemImpl& fs, const std::vector<ExtentInfo>& extents, FileBlock begin,
               FileBlock end);
 
+// kIo if a collapse or an insert was cut short and could not be finished: extents are not where they belong.
+Status check_settled(const format::Inode& slot);
+
 // kIsDirectory, kInvalid for what is no regular file; kPermission for immutable, and unless `appends` for
 // append-only files.
 Status check_data_change(const format::Inode& slot, bool appends);

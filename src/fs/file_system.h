@@ -199,9 +199,21 @@ class FileSystem {
   using DoneStatus = std::function<void(Status)>;
   // Both return a handle for interrupt(). Sizes up to kMaxFileBytes, else kTooBig.
   virtual std::shared_ptr<Change> truncate(InodeRef inode, u64 size, const ChangeContext& context, DoneStatus done) = 0;
-  // mode: 0, FALLOC_FL_KEEP_SIZE, PUNCH_HOLE|KEEP_SIZE, ZERO_RANGE[|KEEP_SIZE]; others kNotSupported for now.
+  // mode: as fallocate(2), all of them: 0, KEEP_SIZE, PUNCH_HOLE|KEEP_SIZE, ZERO_RANGE[|KEEP_SIZE], UNSHARE_RANGE[|KEEP_SIZE],
+  // COLLAPSE_RANGE, INSERT_RANGE; with Linux's errors.
   virtual std::shared_ptr<Change> fallocate(InodeRef inode, int mode, u64 offset, u64 length, const ChangeContext& context,
                                             DoneStatus done) = 0;
+  // Moves the next chunk of the file at or behind `offset` that is in fragments, or not aligned to 2 MiB where it could be, to
+  // one new run of blocks. Call it again with `next` until that is kMaxOffset. A pin that the context's policy does not
+  // wait for is no error: `busy`.
+  struct DefragmentStep {
+    u64 next = 0;           // bytes
+    u64 moved_bytes = 0;
+    u64 no_room_bytes = 0;  // left as they are for want of a free run
+    bool busy = false;
+  };
+  virtual std::shared_ptr<Change> defragment(InodeRef inode, u64 offset, const ChangeContext& context,
+                                             std::function<void(Result<DefragmentStep>)> done) = 0;
   virtual Result<u64> seek(Inode& inode, u64 offset, bool data) = 0;  // SEEK_DATA / SEEK_HOLE; kNoDevice
   virtual Result<u64> size(Inode& inode) = 0;
   // Data, size and layout durable. Also covers direct clients' stores (their pages are synced). datasync skips lazy times.

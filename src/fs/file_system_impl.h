@@ -118,6 +118,8 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   std::shared_ptr<Change> truncate(InodeRef inode, u64 size, const ChangeContext& context, DoneStatus done) override;
   std::shared_ptr<Change> fallocate(InodeRef inode, int mode, u64 offset, u64 length, const ChangeContext& context,
                                     DoneStatus done) override;
+  std::shared_ptr<Change> defragment(InodeRef inode, u64 offset, const ChangeContext& context,
+                                     std::function<void(Result<DefragmentStep>)> done) override;
   Result<u64> seek(Inode& inode, u64 offset, bool data) override;
   Result<u64> size(Inode& inode) override;
   Status fsync(Inode& inode, bool datasync) override;
@@ -163,7 +165,8 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   void lock_orphans(Transaction& tx);
   // Puts the inode on the orphan list, or takes it off, in the transaction, which holds orphans_mutex_ from the first
   // call until its end. Call it when belongs_to_orphans(slot) changes.
-  Status add_orphan(Transaction& tx, InodeNo ino);
+  // `shift`: what recovery must finish before anybody looks at the file.
+  Status add_orphan(Transaction& tx, InodeNo ino, format::PendingShift shift = format::PendingShift::kNone);
   Status remove_orphan(Transaction& tx, InodeNo ino);
   // Frees what [pending_begin, pending_end) still holds, on the executor, then takes the inode off the list. For changes
   // that were too long for one transaction; the grant's was_mapped is all that is needed of it.
@@ -248,8 +251,9 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   void free_blob(Transaction& tx, format::Inode& slot, const format::BlobRef& ref);
 
   // ---- Orphans ----
-  Status change_orphans(Transaction& tx, InodeNo ino, bool add);
+  Status change_orphans(Transaction& tx, InodeNo ino, bool add, format::PendingShift shift);
   Result<std::vector<InodeNo>> list_orphans(InodeNo first, std::size_t most);
+  Result<std::vector<InodeNo>> list_shifting();  // with a collapse or an insert to be finished
   void start_clean_up(InodeRef inode);  // any lock may be held
   void break_orphan(InodeRef inode);
   void clean_up_later(InodeRef inode, bool was_mapped);
@@ -258,6 +262,7 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   Result<bool> finish_pending_step(Inode& inode, const ChangeGrant& grant);
   Status free_metadata(Transaction& tx, format::Inode& slot);
   Status clean_orphan(InodeNo ino);
+  Status recover_shifts();  // shift.cc
   Status recover_orphans();
   void recover_orphans_later(InodeNo first);
 

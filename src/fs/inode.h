@@ -60,6 +60,8 @@ class Inode : public boost::intrusive::unordered_set_base_hook<> {
 
   // Grows whenever blocks leave the file or change their place: what was looked up before may be stale.
   u64 removals GUARDED_BY(mutex) = 0;
+  // Grows whenever extents move inside the file: ranges that were remembered before mean other bytes.
+  u64 shifts GUARDED_BY(mutex) = 0;
 
   Mutex lazy_mutex{LockRank::kLeaf};
   // Most cached inodes were never written here: allocated on first use.

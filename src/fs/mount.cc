@@ -77,6 +77,7 @@ Status FileSystemImpl::start() {
   if (options_.read_only) return {};
 
   PINDAX_TRY(find_former_clients());
+  PINDAX_TRY(recover_shifts());
   PINDAX_TRY(recover_orphans());
   if (options_.background) start_commit_timer();
   return {};

@@ -15,7 +15,7 @@
 #include <cstring>
 
 #include "base/steps.h"
-#include "fs/file_system_impl.h"
+#include "fs/shift.h"
 
 namespace pindax {
 namespace {
@@ -55,7 +55,8 @@ void FileSystemImpl::lock_orphans(Transaction& tx) NO_THREAD_SAFETY_ANALYSIS {
   });
 }
 
-Status FileSystemImpl::change_orphans(Transaction& tx, InodeNo ino, bool add) NO_THREAD_SAFETY_ANALYSIS {
+Status FileSystemImpl::change_orphans(Transaction& tx, InodeNo ino, bool add,
+                                      format::PendingShift shift) NO_THREAD_SAFETY_ANALYSIS {
   const bool first = orphans_holder_.load() != &tx || !orphans_changed_;
   lock_orphans(tx);
   if (first) {
@@ -74,6 +75,7 @@ Status FileSystemImpl::change_orphans(Transaction& tx, InodeNo ino, bool add) NO
     const FileTime t = now();
     format::OrphanValue v{};
     v.since_ns = static_cast<u64>(t.seconds) * 1'000'000'000 + t.nanoseconds;
+    v.pending_shift = static_cast<u32>(shift);
     PINDAX_TRY(tree.insert(ino.value, std::as_bytes(std::span(&v, 1))));
     ++orphan_count_;
   } else {
@@ -84,8 +86,12 @@ Status FileSystemImpl::change_orphans(Transaction& tx, InodeNo ino, bool add) NO
   return {};
 }
 
-Status FileSystemImpl::add_orphan(Transaction& tx, InodeNo ino) { return change_orphans(tx, ino, true); }
-Status FileSystemImpl::remove_orphan(Transaction& tx, InodeNo ino) { return change_orphans(tx, ino, false); }
+Status FileSystemImpl::add_orphan(Transaction& tx, InodeNo ino, format::PendingShift shift) {
+  return change_orphans(tx, ino, true, shift);
+}
+Status FileSystemImpl::remove_orphan(Transaction& tx, InodeNo ino) {
+  return change_orphans(tx, ino, false, format::PendingShift::kNone);
+}
 
 u64 FileSystemImpl::orphan_count() {
   MutexLock lock(orphans_mutex_);
@@ -98,6 +104,18 @@ Result<std::vector<InodeNo>> FileSystemImpl::list_orphans(InodeNo first, std::si
   PINDAX_TRY(TreeReader(*store_, orphan_tree(orphan_root_)).scan(first.value, [&](u64 key, TreeBytes) {
     out.push_back(InodeNo(key));
     return out.size() < most;
+  }));
+  return out;
+}
+
+Result<std::vector<InodeNo>> FileSystemImpl::list_shifting() {
+  std::vector<InodeNo> out;
+  MutexLock lock(orphans_mutex_);
+  PINDAX_TRY(TreeReader(*store_, orphan_tree(orphan_root_)).scan(0, [&](u64 key, TreeBytes value) {
+    format::OrphanValue v;
+    std::memcpy(&v, value.data(), std::min(sizeof v, value.size()));
+    if (v.pending_shift != static_cast<u32>(format::PendingShift::kNone)) out.push_back(InodeNo(key));
+    return true;
   }));
   return out;
 }
@@ -257,11 +275,16 @@ Result<bool> FileSystemImpl::finish_pending_step(Inode& inode, const ChangeGrant
   Transaction tx(*store_);
   lock_orphans(tx);
   PINDAX_ASSIGN(format::Inode * slot, change_slot(tx, inode));
-  PINDAX_ASSIGN(const bool more, free_file_range_step(tx, inode, slot->pending_begin, slot->pending_end, grant));
-  if (!more) {
-    slot->pending_begin = 0;
-    slot->pending_end = 0;
-    if (!belongs_to_orphans(*slot)) PINDAX_TRY(remove_orphan(tx, inode.ino));
+  bool more = false;
+  if (slot->pending_shift != static_cast<u32>(format::PendingShift::kNone)) {
+    PINDAX_ASSIGN(more, shift_step(*this, tx, inode, *slot, grant));
+  } else {
+    PINDAX_ASSIGN(more, free_file_range_step(tx, inode, slot->pending_begin, slot->pending_end, grant));
+    if (!more) {
+      slot->pending_begin = 0;
+      slot->pending_end = 0;
+      if (!belongs_to_orphans(*slot)) PINDAX_TRY(remove_orphan(tx, inode.ino));
+    }
   }
   PINDAX_TRY(tx.commit());
   return more;

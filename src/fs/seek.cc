@@ -21,6 +21,7 @@ Result<u64> FileSystemImpl::seek(Inode& inode, u64 offset, bool data) {
     ReadLock lock(inode.mutex);
     PINDAX_ASSIGN(const SlotView slot, read_slot(inode));
     if (!is_regular(*slot)) return Status(Errc::kInvalid, "not a regular file");
+    PINDAX_TRY(check_settled(*slot));
     size = slot->size_bytes;
     if (offset >= size) return Errc::kNoDevice;
     if (const InodeLayout* layout = inode.layout_if_any()) {

@@ -64,14 +64,30 @@ Status settle(FileSystemImpl& fs, Inode& inode, const std::vector<ExtentInfo>& e
   return {};
 }
 
+// What fsync took out of Inode::unsynced, and when: ranges from before a shift mean other bytes after it.
+struct Taken {
+  Inode::Ranges ranges;
+  u64 shifts = 0;
+};
+
+Taken take_unsynced(Inode& inode) {
+  Taken taken;
+  ReadLock lock(inode.mutex);
+  taken.shifts = inode.shifts;
+  MutexLock lazy(inode.lazy_mutex);
+  if (inode.recent) taken.ranges.swap(inode.unsynced());
+  return taken;
+}
+
 // One attempt of the data part of fsync. True: the layout stood still, all is settled.
-Result<bool> sync_unlocked(FileSystemImpl& fs, Inode& inode, const Inode::Ranges& ranges) {
+Result<bool> sync_unlocked(FileSystemImpl& fs, Inode& inode, const Taken& taken) {
   std::vector<ExtentInfo> extents;
   u64 removals = 0;
   {
     ReadLock lock(inode.mutex);
+    if (inode.shifts != taken.shifts) return false;
     PINDAX_ASSIGN(const SlotView slot, fs.read_slot(inode));
-    PINDAX_ASSIGN(extents, extents_under(fs, *slot, ranges));
+    PINDAX_ASSIGN(extents, extents_under(fs, *slot, taken.ranges));
     removals = inode.removals;
   }
   PINDAX_STEP("fs.fsync_looked");
@@ -83,10 +99,18 @@ Result<bool> sync_unlocked(FileSystemImpl& fs, Inode& inode, const Inode::Ranges
   return true;
 }
 
-Status sync_locked(FileSystemImpl& fs, Inode& inode, const Inode::Ranges& ranges) {
+// The whole file, if what was taken has moved.
+void widen_if_shifted(Inode& inode, Taken& taken) REQUIRES_SHARED(inode.mutex) {
+  if (inode.shifts == taken.shifts) return;
+  taken.ranges = {{0, kMaxOffset}};
+  taken.shifts = inode.shifts;
+}
+
+Status sync_locked(FileSystemImpl& fs, Inode& inode, Taken& taken) {
   WriteLock lock(inode.mutex);
+  widen_if_shifted(inode, taken);
   PINDAX_ASSIGN(const SlotView slot, fs.read_slot(inode));
-  PINDAX_ASSIGN(const auto extents, extents_under(fs, *slot, ranges));
+  PINDAX_ASSIGN(const auto extents, extents_under(fs, *slot, taken.ranges));
   PINDAX_TRY(make_durable(fs, extents));
   return settle(fs, inode, extents);
 }
@@ -94,17 +118,16 @@ Status sync_locked(FileSystemImpl& fs, Inode& inode, const Inode::Ranges& ranges
 // Contents durable, extents settled; the journal is the caller's.
 Status sync_data(FileSystemImpl& fs, Inode& inode) {
   MutexLock one_at_a_time(fs.sync_mutex_of(inode));
-  Inode::Ranges ranges;
-  {
-    MutexLock lock(inode.lazy_mutex);
-    if (inode.recent) ranges.swap(inode.unsynced());
-  }
-  if (ranges.empty()) return {};
-  const Result<bool> settled = sync_unlocked(fs, inode, ranges);
+  Taken taken = take_unsynced(inode);
+  if (taken.ranges.empty()) return {};
+  PINDAX_STEP("fs.fsync_taken");
+  const Result<bool> settled = sync_unlocked(fs, inode, taken);
   Status status = settled.status();
-  if (settled.ok() && !*settled) status = sync_locked(fs, inode, ranges);
+  if (settled.ok() && !*settled) status = sync_locked(fs, inode, taken);
   if (!status.ok() && status.code() != Errc::kStale) {
-    for (const auto& [begin, end] : ranges) note_unsynced(fs, inode, begin, end);
+    ReadLock lock(inode.mutex);
+    widen_if_shifted(inode, taken);
+    for (const auto& [begin, end] : taken.ranges) note_unsynced(fs, inode, begin, end);
   }
   return status;
 }

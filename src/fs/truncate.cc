@@ -17,6 +17,7 @@
 #include "base/steps.h"
 #include "fs/file_data.h"
 #include "fs/retried_change.h"
+#include "fs/shift.h"
 
 namespace pindax {
 
@@ -130,7 +131,11 @@ Status finish_pending_locked(FileSystemImpl& fs, Inode& inode) REQUIRES(inode.mu
     Transaction tx(fs.store());
     PINDAX_ASSIGN(format::Inode * slot, fs.change_slot(tx, inode));
     if (slot->pending_end <= slot->pending_begin) return {};
-    PINDAX_TRY(free_step(fs, tx, inode, *slot, slot->pending_begin, slot->pending_end, grant));
+    if (slot->pending_shift != static_cast<u32>(format::PendingShift::kNone)) {
+      PINDAX_TRY(shift_step(fs, tx, inode, *slot, grant));
+    } else {
+      PINDAX_TRY(free_step(fs, tx, inode, *slot, slot->pending_begin, slot->pending_end, grant));
+    }
     PINDAX_TRY(tx.commit());
   }
 }

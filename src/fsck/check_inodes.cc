@@ -54,7 +54,7 @@ void Checker::check_slot(u64 index, const format::Inode& on_media) {
   InodeFacts& f = facts_[index];
   f.mode = s.mode;
   f.links = s.links;
-  f.pending = s.pending_end > s.pending_begin ? 1 : 0;
+  f.pending = s.pending_end > s.pending_begin ? static_cast<u8>(1 + std::min<u32>(s.pending_shift, 2)) : 0;
   ++report_.inodes;
   if (S_ISDIR(s.mode)) ++report_.directories;
   else if (S_ISREG(s.mode)) ++report_.files;

@@ -31,7 +31,7 @@ struct InodeFacts {
   u32 mode = 0;         // 0: free, or to be cleared
   u32 links = 0;        // as the slot says
   u32 names = 0;        // found
-  u8 pending = 0;       // has a range that is still being freed
+  u8 pending = 0;       // has a range that is still being freed: 1 and its PendingShift
   u8 listed = 0;        // on the orphan list
   u8 reach = 0;         // of directories: see Reach
   u64 parent = 0;       // directories: where their name was found

@@ -140,7 +140,7 @@ Json dump_inode(const format::Inode& i, InodeNo ino) {
   j["parent_key"] = i.parent_key.get();
   if (i.parents_root != 0) j["parents_root"] = i.parents_root.get();
   if (i.xattr_root != 0) j["xattr_root"] = i.xattr_root.get();
-  if (i.pending_end > i.pending_begin) j["pending"] = {{"begin_bytes", i.pending_begin.get()}, {"end_bytes", i.pending_end.get()}};
+  if (i.pending_end > i.pending_begin) j["pending"] = {{"begin_bytes", i.pending_begin.get()}, {"end_bytes", i.pending_end.get()}, {"shift", i.pending_shift.get()}};
   if (S_ISDIR(i.mode)) {
     j["entries"] = i.entries.get();
     j["subdirs"] = i.subdirs.get();

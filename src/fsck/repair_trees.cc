@@ -150,7 +150,11 @@ Status Repair::rebuild_inode_tree(u64 ino, TreeKind kind) {
 Status Repair::rebuild_orphans() {
   Items items;
   c_.each_inode([&](u64 ino, const InodeFacts& f) {
-    if ((f.links == 0 && f.names == 0) || f.pending != 0) items.try_emplace(ino, sizeof(format::OrphanValue));
+    if ((f.links != 0 || f.names != 0) && f.pending == 0) return;
+    format::OrphanValue v{};
+    v.pending_shift = f.pending > 1 ? f.pending - 1u : 0u;  // mount has to finish it first
+    const auto* bytes = reinterpret_cast<const std::byte*>(&v);
+    items.try_emplace(ino, bytes, bytes + sizeof v);
   });
   BlockNo root;
   u64 nodes = 0;

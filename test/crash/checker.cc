@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <optional>
 #include <cstring>
 #include <set>
 
@@ -140,6 +141,25 @@ class Compare {
     return inode != nullptr && offset < inode->data.size() ? static_cast<u8>(inode->data[offset]) : 0;
   }
 
+  // The byte that `version`, of moment `moment`, has where moment_ has offset `i`: collapses and inserts in between have moved
+  // it. Nothing if it was cut out.
+  std::optional<int> moved_byte(const ModelInode* version, u64 moment, u64 i, const std::vector<ModelInode::Shift>& shifts) const {
+    if (moment < moment_) {
+      for (auto s = shifts.rbegin(); s != shifts.rend(); ++s) {
+        if (s->moment <= moment || s->moment > moment_ || i < s->offset) continue;
+        if (!s->collapse && i < s->offset + s->length) return 0;
+        i = s->collapse ? i + s->length : i - s->length;
+      }
+    } else {
+      for (const auto& s : shifts) {
+        if (s.moment <= moment_ || s.moment > moment || i < s.offset) continue;
+        if (s.collapse && i < s.offset + s.length) return std::nullopt;
+        i = s.collapse ? i - s.length : i + s.length;
+      }
+    }
+    return byte_at(version, i);
+  }
+
   // Every byte is one that the file had at this place since it was last made durable.
   std::string bytes(const ModelInode& a, u32 m, const std::string& path) {
     u64 first = e_.lo;
@@ -154,8 +174,12 @@ class Compare {
       auto it = inodes.find(m);
       versions.push_back(it == inodes.end() ? nullptr : &it->second);
     }
+    std::vector<ModelInode::Shift> shifts;
+    for (const ModelInode* v : versions)
+      if (v != nullptr) shifts = v->shifts;
     u64 filled_from = kMaxOffset;
-    if (e_.fresh_is_filled && moment_ == e_.hi && e_.hi > e_.lo && versions.size() >= 2) {
+    const bool shifted = !shifts.empty() && shifts.back().moment == e_.hi;
+    if (!shifted && e_.fresh_is_filled && moment_ == e_.hi && e_.hi > e_.lo && versions.size() >= 2) {
       const ModelInode* before = versions[versions.size() - 2];
       const u64 old_size = before == nullptr ? 0 : before->data.size();
       if (a.data.size() > old_size) filled_from = old_size;
@@ -163,8 +187,11 @@ class Compare {
     for (u64 i = 0; i < a.data.size(); ++i) {
       const int got = static_cast<u8>(a.data[i]);
       const bool good = i >= filled_from ? got == byte_at(versions.back(), i)
-                                         : std::any_of(versions.begin(), versions.end(),
-                                                       [&](const ModelInode* v) { return byte_at(v, i) == got; });
+                                         : std::any_of(versions.begin(), versions.end(), [&](const ModelInode*& v) {
+                                             const u64 moment = first + static_cast<u64>(&v - versions.data());
+                                             const auto byte = moved_byte(v, moment, i, shifts);
+                                             return byte && *byte == got;
+                                           });
       if (!good)
         return fmt::format("{}: byte {} is {:#x}{}, not {:#x}", path, i, got,
                            got == kPoison ? " (from a block that nobody wrote)" : "", byte_at(versions.back(), i));

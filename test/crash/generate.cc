@@ -13,7 +13,7 @@ namespace {
 constexpr const char* kNames[] = {
     "create", "mkdir", "fifo", "device", "symlink", "tmpfile", "link", "unlink", "unlink-open", "rmdir",
     "rename", "exchange", "whiteout", "write", "append", "write-sync", "truncate", "allocate", "allocate-keep", "punch",
-    "zero", "zero-keep", "setxattr", "removexattr", "chmod", "chown", "utimes", "setflags", "fsync", "sync",
+    "zero", "zero-keep", "collapse", "insert", "unshare", "setxattr", "removexattr", "chmod", "chown", "utimes", "setflags", "fsync", "sync",
     "direct", "direct-persist", "checkpoint", "remount", "kill",
     "kill-mapped",
 };
@@ -80,6 +80,10 @@ class Generator {
         add(OpKind::kZeroKeep, path, "", r.offset, r.length, false);
         add(OpKind::kAllocate, path, "", r.offset, r.length, main && r.length == 5000);
         add(OpKind::kAllocateKeep, path, "", r.offset, r.length, path[1] == 'g' && r.length == 8192);
+        const bool whole = r.offset % 4096 == 0 && r.length % 4096 == 0;
+        if (whole) add(OpKind::kCollapse, path, "", r.offset, r.length, main && r.length != 12288);
+        if (whole) add(OpKind::kInsert, path, "", r.offset, r.length, main && r.offset == 4096);
+        if (!whole && r.length != 50) add(OpKind::kUnshare, path, "", r.offset, r.length, false);
         add(OpKind::kDirect, path, "", r.offset, r.length, path[1] == 'g' && r.offset == 4096);
         add(OpKind::kDirectPersist, path, "", r.offset, r.length, path[1] == 'g' && r.length == 4096 && r.offset == 8192);
         add(OpKind::kWriteSync, path, "", r.offset, r.length, path[1] == 'g' && r.length == 300);

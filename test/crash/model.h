@@ -21,6 +21,13 @@ struct ModelInode {
   u64 rdev = 0;
   std::optional<i64> mtime;  // known only after it was set by name
   std::string data;          // or the target of a symbolic link
+  // Where bytes went: of the operation that made moment `moment`.
+  struct Shift {
+    u64 moment;
+    bool collapse;
+    u64 offset, length;
+  };
+  std::vector<Shift> shifts;
   std::map<std::string, std::string> xattrs;
   std::map<std::string, u32> entries;  // of a directory: name -> key in Model::inodes
   bool is_directory() const { return (mode & 0170000) == 0040000; }

@@ -38,6 +38,9 @@ class Step {
       case OpKind::kAllocateKeep: return touch_file() != nullptr;
       case OpKind::kPunch: return zero(true);
       case OpKind::kZeroKeep: return zero(true);
+      case OpKind::kCollapse: return shift(true);
+      case OpKind::kInsert: return shift(false);
+      case OpKind::kUnshare: return allocate();
       case OpKind::kZero: return zero(false);
       case OpKind::kDirect:
       case OpKind::kDirectPersist: return direct();
@@ -173,6 +176,15 @@ class Step {
     if (inode == nullptr) return false;
     if (!keep && inode->data.size() < op_.offset + op_.length) inode->data.resize(op_.offset + op_.length);
     for (u64 i = op_.offset; i < std::min<u64>(inode->data.size(), op_.offset + op_.length); ++i) inode->data[i] = 0;
+    return true;
+  }
+  bool shift(bool collapse) {
+    ModelInode* inode = touch_file();
+    if (inode == nullptr) return false;
+    if (collapse ? op_.offset + op_.length >= inode->data.size() : op_.offset >= inode->data.size()) return false;
+    if (collapse) inode->data.erase(op_.offset, op_.length);
+    else inode->data.insert(op_.offset, op_.length, '\0');
+    inode->shifts.push_back({index_, collapse, op_.offset, op_.length});
     return true;
   }
   bool direct() {

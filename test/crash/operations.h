@@ -19,7 +19,7 @@ namespace pindax::crash {
 enum class OpKind : u8 {
   kCreate, kMkdir, kFifo, kDevice, kSymlink, kTemporary, kLink, kUnlink, kUnlinkOpen, kRmdir,
   kRename, kExchange, kWhiteout, kWrite, kAppend, kWriteSync, kTruncate, kAllocate, kAllocateKeep, kPunch,
-  kZero, kZeroKeep, kSetXattr, kRemoveXattr, kChmod, kChown, kUtimes, kSetFlags, kFsync, kSyncAll,
+  kZero, kZeroKeep, kCollapse, kInsert, kUnshare, kSetXattr, kRemoveXattr, kChmod, kChown, kUtimes, kSetFlags, kFsync, kSyncAll,
   kDirect, kDirectPersist, kCheckpoint, kRemount, kKill,
   kKillMapped,  // a client that still maps the pool outlives the daemon: what is freed from then on is quarantined
 };

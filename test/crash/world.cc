@@ -91,7 +91,10 @@ class Doer {
       case OpKind::kAllocateKeep:
       case OpKind::kPunch:
       case OpKind::kZero:
-      case OpKind::kZeroKeep: return change();
+      case OpKind::kZeroKeep:
+      case OpKind::kCollapse:
+      case OpKind::kInsert:
+      case OpKind::kUnshare: return change();
       case OpKind::kDirect: return direct(false);
       case OpKind::kDirectPersist: return direct(true);
       case OpKind::kSetXattr: {
@@ -215,6 +218,9 @@ class Doer {
       case OpKind::kPunch: mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE; break;
       case OpKind::kZero: mode = FALLOC_FL_ZERO_RANGE; break;
       case OpKind::kZeroKeep: mode = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE; break;
+      case OpKind::kCollapse: mode = FALLOC_FL_COLLAPSE_RANGE; break;
+      case OpKind::kInsert: mode = FALLOC_FL_INSERT_RANGE; break;
+      case OpKind::kUnshare: mode = FALLOC_FL_UNSHARE_RANGE; break;
       default: break;
     }
     auto change = fs_.fallocate(inode, mode, op_.offset, op_.length, context, done);

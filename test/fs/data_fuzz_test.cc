@@ -53,8 +53,8 @@ struct Fuzz {
     InodeRef& f = files[i];
     Model& m = models[i];
     const u64 at = place(), n = length();
-    const unsigned what = static_cast<unsigned>(below(20));
-    if (what < 14) stable[i] = false;
+    const unsigned what = static_cast<unsigned>(below(22));
+    if (what < 14 || what >= 20) stable[i] = false;
     switch (what) {
       case 0:
       case 1:
@@ -115,11 +115,28 @@ struct Fuzz {
       case 16:
         check_translation(i, at, n);
         break;
+      case 20:
+      case 21:
+        shift(i, round_down(at, kBlockSize), kBlockSize * (1 + below(20)), what == 20);
+        break;
       default: {
         const std::string expected = at < m.bytes.size() ? m.bytes.substr(at, n) : "";
         REQUIRE(w.read(f, at, n).value() == expected);
       }
     }
+  }
+
+  void shift(unsigned i, u64 at, u64 n, bool collapse) {
+    Model& m = models[i];
+    const Status status = w.fallocate(files[i], collapse ? FALLOC_FL_COLLAPSE_RANGE : FALLOC_FL_INSERT_RANGE, at, n);
+    const bool possible = collapse ? at + n < m.bytes.size() : at < m.bytes.size();
+    REQUIRE(status.code() == (possible ? Errc::kOk : Errc::kInvalid));
+    if (!possible) return;
+    if (collapse) m.bytes.erase(at, n);
+    else m.bytes.insert(at, n, '\0');
+    if (m.bytes.size() <= 2 * kMaxSize) return;
+    REQUIRE(w.truncate(files[i], kMaxSize).ok());
+    m.bytes.resize(kMaxSize);
   }
 
   void check_seek(unsigned i, u64 at) {
