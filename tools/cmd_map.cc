@@ -36,12 +36,14 @@ void hex_dump(const unsigned char* bytes, u64 length, u64 offset) {
 void print_info(const Options& o, const struct pindax_mapping_info& info) {
   if (o.json) {
     fmt::print("{{\"inode\": {}, \"offset_bytes\": {}, \"length_bytes\": {}, \"direct\": {}, \"extents\": {}, \"mapped_bytes\": {}, "
-               "\"huge_bytes\": {}, \"file_size_bytes\": {}}}\n",
-               info.inode, o.offset, o.length, info.direct != 0, info.extents, info.mapped_bytes, info.huge_bytes, info.file_size);
+               "\"huge_bytes\": {}, \"pmd_mapped_bytes\": {}, \"file_size_bytes\": {}}}\n",
+               info.inode, o.offset, o.length, info.direct != 0, info.extents, info.mapped_bytes, info.huge_bytes,
+               info.pmd_mapped_bytes, info.file_size);
     return;
   }
-  fmt::print("{} {}: {}, {} mapped in {} pieces, {} of it 2 MiB aligned\n", escape(o.file), range_text(o.offset, o.length),
-             info.direct != 0 ? "direct" : "through the mount", size_text(info.mapped_bytes), info.extents, size_text(info.huge_bytes));
+  fmt::print("{} {}: {}, {} mapped in {} pieces, {} of it 2 MiB aligned, {} by 2 MiB pages just now\n", escape(o.file), range_text(o.offset, o.length),
+             info.direct != 0 ? "direct" : "through the mount", size_text(info.mapped_bytes), info.extents, size_text(info.huge_bytes),
+             size_text(info.pmd_mapped_bytes));
   if (info.direct == 0 && info.why_indirect != nullptr) fmt::print("not direct: {}\n", info.why_indirect);
 }
 
@@ -67,6 +69,8 @@ int run(Options& o) {
   else if (o.dump) {
     if (std::fwrite(bytes, 1, o.length, stdout) != o.length) return fail("map", Status(Errc::kIo, "standard output took no more"));
   } else {
+    // The kernel sets pages up when they are touched, large ones where it can.
+    for (u64 i = 0; o.offset + i < std::min(o.offset + o.length, size); i += kHugePageSize) (void)*static_cast<const volatile unsigned char*>(bytes + i);
     struct pindax_mapping_info info{};
     info.size = sizeof(info);
     if (const int error = pindax_mapping_info(*mapping, &info); error != 0) return fail("map", library_status(error));

@@ -109,7 +109,8 @@ PINDAX_API int pindax_unpin(struct pindax_mapping *, struct pindax_pin *);
 /* Returning 0 means: these bytes, and the layout and size needed to find them, are as durable as the pool allows. Thread-safe. */
 PINDAX_API int pindax_persist(struct pindax_mapping *, size_t offset, size_t length);
 
-/* fallocate(2) and truncate(2) without the kernel's inode lock: other ranges of the file go on. mode: FALLOC_FL_*. May wait for
+/* fallocate(2) and truncate(2) without the kernel's inode lock: other ranges of the file go on. mode: FALLOC_FL_*, with
+ * COLLAPSE_RANGE, INSERT_RANGE and UNSHARE_RANGE, which the mount's fallocate(2) does not offer. May wait for
  * pins; -ETXTBSY where the policy is to refuse. Thread-safe. */
 PINDAX_API int pindax_fallocate(struct pindax_client *, int fd, int mode, uint64_t offset, uint64_t length);
 PINDAX_API int pindax_truncate(struct pindax_client *, int fd, uint64_t size);
@@ -145,6 +146,8 @@ struct pindax_mapping_info {
   uint64_t file_size;       /* bytes, as last seen */
   uint64_t generation;
   const char *why_indirect; /* a sentence, or NULL; lives with the client */
+  uint64_t pmd_mapped_bytes; /* of mapped_bytes, how many the kernel maps by 2 MiB pages just now: read from /proc/self/smaps,
+                                which costs with the number of the process's mappings; 0 if it does not say */
 };
 PINDAX_API int pindax_mapping_info(struct pindax_mapping *, struct pindax_mapping_info *out);
 

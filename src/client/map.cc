@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <new>
 
@@ -132,6 +133,25 @@ int map(pindax_client& c, int fd, u64 offset, std::size_t length, int prot, int 
   return 0;
 }
 
+// Bytes of [begin, end) that the kernel maps by 2 MiB pages, by its own account.
+u64 pmd_mapped_bytes(u64 begin, u64 end) {
+  FILE* smaps = std::fopen("/proc/self/smaps", "re");
+  if (smaps == nullptr) return 0;
+  u64 bytes = 0;
+  bool inside = false;
+  char line[512];
+  while (std::fgets(line, sizeof line, smaps) != nullptr) {
+    unsigned long from = 0, to = 0, kib = 0;
+    if (std::sscanf(line, "%lx-%lx ", &from, &to) == 2) {
+      inside = from < end && to > begin;
+    } else if (inside && (std::sscanf(line, "ShmemPmdMapped: %lu kB", &kib) == 1 || std::sscanf(line, "FilePmdMapped: %lu kB", &kib) == 1)) {
+      bytes += u64{kib} * 1024;
+    }
+  }
+  std::fclose(smaps);
+  return bytes;
+}
+
 }  // namespace
 
 extern "C" {
@@ -176,6 +196,7 @@ PINDAX_API int pindax_mapping_info(struct pindax_mapping* m, struct pindax_mappi
   info.huge_bytes = m->huge_pages.load() * kBlockSize;
   info.file_size = gate.size_bytes.load();
   info.generation = gate.generation.load();
+  if (out->size >= sizeof(info)) info.pmd_mapped_bytes = pmd_mapped_bytes(m->base, m->base + m->span);
   info.why_indirect = m->direct ? nullptr : m->client->why_indirect.c_str();
   std::memcpy(out, &info, std::min(out->size, sizeof(info)));
   return 0;

@@ -89,6 +89,9 @@ void install_blocks(pindax_mapping& m, const proto::GrantBody& g, u64 begin, u64
     return;
   }
   (void)::madvise(placed, length, MADV_DONTFORK);
+  const bool aligned = address % kHugePageSize == pool_offset % kHugePageSize;
+  // Where the pool's file system gives huge pages to those who ask.
+  if (aligned && length >= kHugePageSize) (void)::madvise(placed, length, MADV_HUGEPAGE);
   const u64 from = (begin - m.file_offset) / kBlockSize;
   const u64 to = from + length / kBlockSize;
   forget_pages(m, from, to);
@@ -101,7 +104,6 @@ void install_blocks(pindax_mapping& m, const proto::GrantBody& g, u64 begin, u64
     m.client->pieces.fetch_add(1, std::memory_order_relaxed);
   }
   const u64 huge_from = round_up(address, kHugePageSize), huge_to = round_down(address + length, kHugePageSize);
-  const bool aligned = address % kHugePageSize == pool_offset % kHugePageSize;
   for (u64 page = from; page < to; ++page) {
     set(m.mapped, page);
     const u64 at = m.base + page * kBlockSize;
