@@ -181,7 +181,7 @@ Result<std::optional<BlockRun>> AllocatorImpl::take(const AllocateRequest& reque
   using Effort = Placement::Effort;
   static constexpr Effort kHugeEfforts[] = {Effort::kWhole, Effort::kAligned, Effort::kAnyPlace, Effort::kAny};
   static constexpr Effort kEfforts[] = {Effort::kWhole, Effort::kAny};
-  const bool huge = request.huge_align && request.wanted >= Placement::kHugeBlocks;
+  const bool huge = request.huge_align;
   const u64 from = request.near.value != 0 ? request.near.value
                                            : cursors_[request.worker % kCursors].load(std::memory_order_relaxed);
   const u32 first = geometry_.ag_of(BlockNo(from));

@@ -35,7 +35,7 @@ struct AllocateRequest {
   u64 wanted = 1;           // blocks
   u64 minimum = 1;          // fewer is kNoSpace
   BlockNo near{0};          // right there if free, else close by; 0: anywhere
-  bool huge_align = false;  // start at a 2 MiB boundary of the pool if a run that large is free
+  bool huge_align = false;  // start at a 2 MiB boundary of the pool if there is one with room for this, and for 2 MiB
   BlockUse use = BlockUse::kData;
   unsigned worker = 0;  // workers prefer different AGs, so that parallel writers do not interleave
 };

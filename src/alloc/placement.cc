@@ -70,9 +70,9 @@ std::optional<Span> Placement::from_end(const FreeSpace& space, const Want& want
 std::optional<Span> Placement::choose(const FreeSpace& space, const Want& want, Effort effort) {
   if (space.largest() < want.minimum || space.total() == 0) return std::nullopt;
   if (want.metadata) return from_end(space, want, effort != Effort::kAny);
-  const bool huge = want.huge && want.wanted >= kHugeBlocks;
+  const bool huge = want.huge;
   if (effort == Effort::kAligned) {
-    if (!huge) return std::nullopt;
+    if (!huge || want.wanted < kHugeBlocks) return std::nullopt;
     const u64 most = std::min(round_down(space.largest(), kHugeBlocks), round_down(want.wanted, kHugeBlocks));
     for (u64 length = most; length >= kHugeBlocks && length >= want.minimum; length = round_down(length / 2, kHugeBlocks))
       if (auto s = aligned(space, length)) return s;
@@ -81,7 +81,12 @@ std::optional<Span> Placement::choose(const FreeSpace& space, const Want& want, 
   const bool want_aligned = huge && effort == Effort::kWhole;
   if (want.near != 0 && (!want_aligned || want.near % kHugeBlocks == 0))
     if (auto s = right_there(space, want)) return s;
-  if (want_aligned) return aligned(space, want.wanted);
+  if (want_aligned) {
+    // Less than 2 MiB is the beginning of more: it gets room to grow to that.
+    auto s = aligned(space, std::max(want.wanted, kHugeBlocks));
+    if (s) s->length = want.wanted;
+    return s;
+  }
   if (effort == Effort::kAny) {
     for (Span& w : windows_) w = Span{};
     const auto fit = space.from_size(want.wanted);

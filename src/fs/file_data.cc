@@ -193,12 +193,15 @@ AllocateRequest allocation_near(ExtentReader reader, FileBlock at, u64 wanted) {
   AllocateRequest request;
   request.worker = worker;
   request.wanted = wanted;
+  bool grows = false;  // behind what is there
   if (const auto left = reader.before(at); left.ok() && left.value()) {
     const ExtentInfo& e = *left.value();
+    grows = e.file_end() == at;
     const u64 gap = at - e.file_end();  // a small hole may be filled later: leave its place free
     request.near = e.block + e.length + (gap <= kHugeBlocks ? gap : 0);
   }
-  request.huge_align = at.value % kHugeBlocks == 0 && wanted >= kHugeBlocks / 2;
+  // A file that grows past 2 MiB, in pieces of any size, goes on where 2 MiB pages can map it.
+  request.huge_align = at.value % kHugeBlocks == 0 && (grows || wanted >= kHugeBlocks / 8);
   return request;
 }
 
