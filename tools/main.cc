@@ -24,12 +24,15 @@ int main(int argc, char** argv) {
   add_info(commands);
   add_dump(commands);
   add_pins(commands);
+  add_resize(commands);
   add_clients(commands);
   add_waiters(commands);
   add_layout(commands);
   add_recall(commands);
   add_evict(commands);
   add_top(commands);
+  add_defrag(commands);
+  add_fallocate(commands);
   add_pin(commands);
   add_map(commands);
   add_ls(commands);

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "alloc/allocator.h"
+#include "alloc/format_group.h"
 
 namespace pindax {
 namespace {
@@ -35,6 +36,8 @@ void fill_bitmap(BitmapBlock& b, const Geometry& g, u32 ag, u32 index, u32 kind,
   format::seal(b);
 }
 
+}  // namespace
+
 Status format_group(Media& media, const Geometry& g, u32 ag, u64& free_blocks) {
   const BlockNo self = g.ag_header(ag);
   alignas(8) std::array<std::byte, kBlockSize> block{};
@@ -63,8 +66,6 @@ Status format_group(Media& media, const Geometry& g, u32 ag, u64& free_blocks) {
   if (media.granularity() == Granularity::kPage) return {};
   return media.flush(block_offset(self), (1 + 2 * u64{g.bitmap_blocks(ag)}) * kBlockSize);
 }
-
-}  // namespace
 
 Status format_allocation(Media& media, const Geometry& g) {
   u64 free_blocks = 0;

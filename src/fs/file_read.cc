@@ -29,7 +29,8 @@ class PieceList {
   }
   Status add_bytes(PoolOffset at, u64 length) {
     const std::byte* bytes = media_.view(at, length);
-    if (bytes == nullptr) return Status(Errc::kCorrupt, "an extent outside the pool");
+    // Extents lie in the pool (ExtentReader), so it is the pool that has lost its end.
+    if (bytes == nullptr) return Status(Errc::kIo, "bytes of the pool cannot be mapped: was it truncated?");
     if (!pieces.empty() && pieces.back().data() + pieces.back().size() == bytes) {
       pieces.back() = {pieces.back().data(), pieces.back().size() + length};
     } else {

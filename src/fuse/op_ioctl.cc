@@ -101,7 +101,7 @@ void token(fuse_req_t req, const Handle& handle, std::size_t room) {
   reply_struct(req, *reply, room);
 }
 
-// Layout changes that the kernel would refuse. It knows nothing of them, so it must learn the size (C7).
+// Layout changes that the kernel would refuse. It knows nothing of them, so it learns the size before the caller goes on (C7).
 void change_layout(fuse_req_t req, const Handle& handle, const proto::IoctlFallocate& in) {
   if (!handle.writable()) return reply_error(req, Errc::kBadDescriptor);
   if (in.length == 0) return reply_error(req, Errc::kInvalid);
@@ -115,8 +115,8 @@ void change_layout(fuse_req_t req, const Handle& handle, const proto::IoctlFallo
                                     std::move(done));
       },
       [req, inode, &context](const Status& status) {
-        context.notifier.invalidate_attributes(inode->ino);
-        reply_done(req, status);
+        if (!status.ok()) return reply_done(req, status);
+        context.notifier.refresh(inode->ino, [req] { reply_done(req, Status()); });
       });
 }
 

@@ -16,6 +16,8 @@
 //   {"op":"mkdir", "path":P, "mode":N}, {"op":"symlink", "path":P, "target":T}, {"op":"readlink","path":P},
 //   {"op":"unlink", "path":P}, {"op":"set_attributes", "path":P, "mode"?, "uid"?, "gid"?, "mtime_s"?, "mtime_ns"?}
 //   {"op":"recall", "path":P} -> {} when no client has a translation of the file left
+//   {"op":"defragment", "path":P, "offset_bytes":N, "wait_ms"?:N} -> {next_bytes, moved_bytes, no_room_bytes, busy}: moves the next
+//        chunk at or behind the offset; the end of the file is next_bytes 2^64-1. busy: a pin was in its way
 //   {"op":"evict", "pid"|"session":N} -> {pid, session}: SIGKILL by pidfd (the process's owner, the mount's owner, root)
 //   {"op":"shutdown"} -> {} then the daemon stops as after SIGTERM (owner or root)
 // Rows of other users are shown to root and the mount's owner only; others get counts: {"hidden_rows": n} as last row.

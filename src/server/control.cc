@@ -119,6 +119,36 @@ void recall_file(const control::Request& r, std::function<void(Result<control::J
                                });
 }
 
+// {"op":"defragment", "path":P, "offset_bytes":N, "wait_ms"?:N}: the next chunk of a file. A pin in the way is waited for so long.
+std::shared_ptr<Change> defragment_file(const control::Request& r, std::function<void(Result<control::Json>)> done) {
+  const auto start = [&]() -> Result<std::pair<InodeRef, u64>> {
+    PINDAX_ASSIGN(const std::string path, control::text_argument(r, "path"));
+    PINDAX_ASSIGN(const u64 offset, control::number_argument(r, "offset_bytes"));
+    PINDAX_ASSIGN(InodeRef inode, walk_existing(r.context.fs, r.caller, path, true));
+    PINDAX_TRY(r.context.fs.access(*inode, W_OK, r.caller));
+    return std::pair(std::move(inode), offset);
+  }();
+  if (!start.ok()) {
+    done(start.status());
+    return nullptr;
+  }
+  FileSystem::ChangeContext change;
+  change.requester = {.pid = r.peer.pid, .tid = r.peer.pid, .uid = r.peer.uid, .command = r.peer.command};
+  change.policy = BusyPolicy::kRefuse;
+  constexpr u64 kMostWaitMs = u64{1} << 40;
+  if (const auto wait = control::optional_number(r, "wait_ms"); wait && *wait != 0)
+    change.deadline = std::chrono::milliseconds(std::min(*wait, kMostWaitMs));
+  return r.context.fs.defragment(start->first, start->second, change,
+                                 [keep = start->first, done = std::move(done)](const Result<FileSystem::DefragmentStep>& step) {
+                                   if (!step.ok()) return done(step.status());
+                                   control::Json row{{"next_bytes", step->next},
+                                                     {"moved_bytes", step->moved_bytes},
+                                                     {"no_room_bytes", step->no_room_bytes},
+                                                     {"busy", step->busy}};
+                                   done(std::move(row));
+                                 });
+}
+
 }  // namespace
 
 Status Session::handle_control(Packet& p) {
@@ -151,6 +181,7 @@ Status Session::handle_control(Packet& p) {
       self->end_pending(request);
     };
     if (op == "recall") return recall_file(r, answer);
+    if (op == "defragment") return self->set_pending_change(request, defragment_file(r, answer));
     for (const auto& entry : control::kOperations)
       if (op == entry.name) return answer(entry.run(r));
     answer(Status(Errc::kNotSupported, "this daemon does not know the operation \"" + op + "\""));

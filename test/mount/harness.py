@@ -74,7 +74,7 @@ def have_fuse():
 class Mount:
     """A pool in a scratch directory and its mount."""
 
-    def __init__(self, size="256M", where=None, options="", label=""):
+    def __init__(self, size="256M", where=None, options="", label="", sparse=False):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="pindax-test-", dir=where or os.environ.get("PINDAX_SCRATCH", "/dev/shm")))
         os.chmod(self.dir, 0o755)
         self.pool = self.dir / "pool"
@@ -84,7 +84,7 @@ class Mount:
         self.children = []
         self.stops = []
         self.mounted = False
-        run(PINDAX, "mkfs", self.pool, "--size", size, "--quiet", *(["--label", label] if label else []))
+        run(PINDAX, "mkfs", self.pool, "--size", size, "--quiet", *(["--label", label] if label else []), *(["--sparse"] if sparse else []))
 
     def mount(self, options=None, env=None):
         opts = (self.options if options is None else options).format(dir=self.dir)

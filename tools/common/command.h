@@ -39,6 +39,8 @@ int usage(const char* command, const std::string& message);
 CLI::Option* add_size(CLI::App* sub, const std::string& name, u64& value, const std::string& about);
 CLI::Option* add_duration(CLI::App* sub, const std::string& name, u64& milliseconds, const std::string& about);
 
+void add_defrag(Commands&);
+void add_fallocate(Commands&);
 void add_mkfs(Commands&);
 void add_mount(Commands&);
 void add_umount(Commands&);
@@ -46,6 +48,7 @@ void add_fsck(Commands&);
 void add_info(Commands&);
 void add_dump(Commands&);
 void add_pins(Commands&);
+void add_resize(Commands&);
 void add_clients(Commands&);
 void add_waiters(Commands&);
 void add_layout(Commands&);

@@ -21,7 +21,8 @@ constexpr std::array<Weighted, 29> kWeights = {{{Op::kWrite, 9},   {Op::kAppend,
                                                 {Op::kWriteFromMapping, 2}, {Op::kReadIntoMapping, 2}, {Op::kKill, 1}, {Op::kCheck, 1}}};
 constexpr std::array<u32, 5> kModes = {0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE,
                                        FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE};
-constexpr std::array<u32, 3> kProbes = {FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE, FALLOC_FL_UNSHARE_RANGE};
+constexpr std::array<u32, 4> kShifts = {FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE, FALLOC_FL_UNSHARE_RANGE,
+                                        FALLOC_FL_UNSHARE_RANGE | FALLOC_FL_KEEP_SIZE};
 
 bool of_mapping(Op op) { return op == Op::kLoad || op == Op::kStore || op == Op::kPersist || op == Op::kPin || op == Op::kTryPin; }
 
@@ -54,8 +55,9 @@ Step Generator::change(const Runner& runner, u32 worker, u32 file) {
     return s;
   }
   s.mode = kModes[random_.below(kModes.size())];
-  if (random_.chance(3)) {
-    s.mode = kProbes[random_.below(kProbes.size())];
+  if (random_.chance(25)) {
+    s.mode = kShifts[random_.below(kShifts.size())];
+    if (random_.chance(3)) return s;  // not aligned: EINVAL
     s.offset = round_down(s.offset, kBlockSize);
     s.length = round_up(s.length, kBlockSize);
   }

@@ -74,6 +74,12 @@ std::string FileModel::compare(u64 offset, const u8* got, u64 length) const {
   return {};
 }
 
+bool impossible_shift(const Step& s, const FileModel& file) {
+  if ((s.mode & kShiftModes) == 0) return false;
+  if ((s.offset | s.length) % kBlockSize != 0) return true;
+  return (s.mode & FALLOC_FL_COLLAPSE_RANGE) != 0 ? s.offset + s.length >= file.size() : s.offset >= file.size();
+}
+
 ChangeReach reach_of(const Step& s, const FileModel& file) {
   if (s.op == Op::kTruncate) {
     if (s.offset >= file.size()) {  // the last block's rest is cleared
@@ -82,8 +88,8 @@ ChangeReach reach_of(const Step& s, const FileModel& file) {
     return {{round_down(s.offset, kBlockSize), kMaxOffset}, {s.offset, round_up(file.size(), kBlockSize)}};
   }
   const ByteRange range{s.offset, s.offset + s.length};
-  if ((s.mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE | FALLOC_FL_UNSHARE_RANGE)) != 0)
-    return {{round_down(s.offset, kBlockSize), kMaxOffset}, {}};
+  if ((s.mode & kShiftModes) != 0)  // R27: everything from the offset on
+    return impossible_shift(s, file) ? ChangeReach{} : ChangeReach{{s.offset, kMaxOffset}, {s.offset, round_up(file.size(), kBlockSize)}};
   ByteRange may = whole_blocks(range);
   if (range.end > file.size()) may.begin = std::min(may.begin, round_down(file.size(), kBlockSize));
   if ((s.mode & FALLOC_FL_PUNCH_HOLE) != 0) return {may, {range.begin, std::min(range.end, round_up(file.size(), kBlockSize))}};
@@ -111,7 +117,7 @@ void apply_change(const Step& s, FileModel& file, u64 number) {
     file.remove(range, number);
   } else if ((s.mode & FALLOC_FL_INSERT_RANGE) != 0) {
     file.insert(s.offset, s.length, number);
-  } else if ((s.mode & FALLOC_FL_UNSHARE_RANGE) == 0) {
+  } else {
     if ((s.mode & FALLOC_FL_KEEP_SIZE) == 0 && range.end > file.size()) file.resize(range.end, number);
     if ((s.mode & FALLOC_FL_ZERO_RANGE) != 0) file.clear(range, number);
     else file.allocate(range);

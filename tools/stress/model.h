@@ -3,6 +3,8 @@
 // What pindax-fsx believes: each file's bytes, and what each worker has mapped and pinned.
 #pragma once
 
+#include <linux/falloc.h>
+
 #include <array>
 #include <optional>
 #include <string>
@@ -74,6 +76,8 @@ struct ChangeReach {
   ByteRange may;
   ByteRange frees;  // whole blocks within, if they are solid, leave the file
 };
+inline constexpr u32 kShiftModes = FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE;
+bool impossible_shift(const Step& step, const FileModel& file);  // EINVAL
 ChangeReach reach_of(const Step& step, const FileModel& file);
 bool may_wait_for(const ChangeReach& reach, const PinModel& pin);
 bool must_wait_for(const ChangeReach& reach, const PinModel& pin, const FileModel& file);

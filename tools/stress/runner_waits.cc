@@ -2,7 +2,6 @@
 //
 // Changes that meet pins, and pins that meet changes.
 #include <fmt/format.h>
-#include <linux/falloc.h>
 
 #include <cerrno>
 #include <cstring>
@@ -12,8 +11,6 @@
 
 namespace pindax::stress {
 namespace {
-
-constexpr u32 kRefusedModes = FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE | FALLOC_FL_UNSHARE_RANGE;
 
 const char* name_of(i64 result) {
   const char* name = strerrorname_np(static_cast<int>(-result));
@@ -57,6 +54,7 @@ bool Runner::end_of_change(u32 w, i64 r) {
   const bool kernel_truncate = s.op == Op::kTruncate && !s.library;
   if (r == kHang) return fail(s, fmt::format("step {} does not end although nobody is in its way\n{}", number, arena_.waiters()));
   if (r == -EPIPE) return fail(s, "the worker died");
+  if (impossible_shift(s, f)) return r == -EINVAL || fail(s, fmt::format("step {}: {}, must be EINVAL", number, name_of(r)));
   if (r == 0) {
     if (pinned && !(kernel_truncate && f.cached))
       return fail(s, fmt::format("step {} ended although a block that it frees is pinned", number));
@@ -66,7 +64,6 @@ bool Runner::end_of_change(u32 w, i64 r) {
     return !pinned || unpin_all(s.file, reach.may);
   }
   ++tally_.refused;
-  if ((s.mode & kRefusedModes) != 0 && (r == -EOPNOTSUPP || r == -EINVAL)) return true;
   if (r == -EDEADLK && models_[w].holds_pins()) {
     for (const PinModel& pin : models_[w].pins)
       if (pin.file == s.file && may_wait_for(reach_of(s, f), pin)) return true;

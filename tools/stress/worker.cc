@@ -20,11 +20,15 @@
 #include <cerrno>
 #include <cstring>
 
+#include "proto/mount_ioctl.h"
 #include "stress/process.h"
 #include "stress/random.h"
 
 namespace pindax::stress {
 namespace {
+
+// What FUSE does not forward goes by ioctl.
+constexpr u32 kNotForwarded = FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE | FALLOC_FL_UNSHARE_RANGE;
 
 i64 code_of(i64 result) { return result < 0 ? -errno : result; }
 
@@ -93,6 +97,10 @@ i64 Hands::change(const Step& s) {
     return s.library ? pindax_truncate(client_, library_fds_[s.file], s.offset) : code_of(::ftruncate(fds_[s.file], static_cast<off_t>(s.offset)));
   const int mode = static_cast<int>(s.mode);
   if (s.library) return pindax_fallocate(client_, library_fds_[s.file], mode, s.offset, s.length);
+  if ((s.mode & kNotForwarded) != 0) {
+    proto::IoctlFallocate request{s.mode, 0, s.offset, s.length};
+    return code_of(::ioctl(fds_[s.file], proto::kIocFallocate, &request));
+  }
   return code_of(::fallocate(fds_[s.file], mode, static_cast<off_t>(s.offset), static_cast<off_t>(s.length)));
 }
 
