@@ -34,6 +34,19 @@ struct Chunk {
   u64 length() const { return end - begin; }
   bool wants_alignment() const { return begin.value % kHugeBlocks == 0 && length() >= kHugeBlocks; }
   bool aligned() const { return !extents.empty() && extents.front().block.value % kHugeBlocks == 0; }
+  // Some 2 MiB page of it can be mapped as such already.
+  bool some_huge() const {
+    FileBlock from = begin;
+    for (std::size_t i = 0; i < extents.size(); ++i) {
+      const ExtentInfo& e = extents[i];
+      const bool joins = i > 0 && extents[i - 1].block + extents[i - 1].length == e.block;
+      if (!joins) from = e.file_block;
+      const u64 first = round_up(from.value, kHugeBlocks);
+      const bool same_phase = e.file_block.value % kHugeBlocks == e.block.value % kHugeBlocks;
+      if (same_phase && first + kHugeBlocks <= e.file_end().value) return true;
+    }
+    return false;
+  }
   bool good() const { return fragments <= 1 && (!wants_alignment() || aligned()); }
 
   void add(const ExtentInfo& e) {
@@ -161,7 +174,8 @@ class Move : public std::enable_shared_from_this<Move> {
       return {};
     }
     PINDAX_TRY(run);
-    if (chunk_.fragments <= 1 && run->start.value % kHugeBlocks != 0) {  // no better than before
+    // One piece is better than several, but not for the price of its alignment.
+    if (run->start.value % kHugeBlocks != 0 && (chunk_.fragments <= 1 || chunk_.some_huge())) {
       step_.no_room_bytes += chunk_.length() << kBlockShift;
       return {};
     }

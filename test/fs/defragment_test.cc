@@ -61,7 +61,7 @@ void write_scattered(World& w, const InodeRef& f, u64 blocks) {
 
 TEST_CASE("fs: defragmenting makes a scattered file one aligned extent and changes no byte") {
   for (const auto& [granularity, mode] : {std::pair{Granularity::kCacheLine, SyncMode::kStrict}, {Granularity::kPage, SyncMode::kPosix}}) {
-    World w(64u << 20, granularity, mode);
+    World w(192u << 20, granularity, mode);
     auto f = w.create("f");
     constexpr u64 kBlocks = 3 * kHuge + 100;
     write_scattered(w, f, kBlocks);
