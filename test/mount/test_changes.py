@@ -47,6 +47,7 @@ def by_library(m, path, mode, offset, length):
     c.ask("open", path.name, "rw")
     c.ask("fallocate", mode, offset, length)
     c.send("exit")
+    c.process.wait(10)
 
 
 WAYS = (by_ioctl, by_command, by_library)
