@@ -105,7 +105,7 @@ void add_info(Commands& commands) {
   auto o = std::make_shared<ListingOptions>();
   auto* sub = commands.add("info", "Show what a pool is, what it promises, and how full it is");
   sub->add_option("POOL|MNT", o->where, "a pool, a mount point, or a daemon's socket")->required();
-  sub->add_flag("--json", o->json, "print an object");
+  add_watch_options(sub, *o);
   commands.run(sub, [o] { return run(*o); });
 }
 
