@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <vector>
@@ -26,13 +27,21 @@ struct Options {
   bool length_given = false;
   bool collapse = false, insert = false, punch = false, zero = false, unshare = false, dig = false, keep = false, posix = false;
   bool verbose = false;
+  std::string on_busy;
+  u64 deadline_ms = 0;
 };
 
 Status errno_status(const std::string& what) { return Status(from_errno(errno), fmt::format("{}: {}", what, std::strerror(errno))); }
 
-Status change(const Session& session, const std::string& file, int mode, u64 offset, u64 length) {
-  const int error = pindax_fallocate(session.client(), session.fd(), mode, offset, length);
-  return error == 0 ? Status() : library_status(error).with_context(escape(file));
+constexpr std::array<const char*, 5> kPolicies{"", "wait", "refuse", "quarantine", "evict"};  // PINDAX_ON_BUSY_…
+
+Status change(const Session& session, const Options& o, int mode, u64 offset, u64 length) {
+  struct pindax_change_options options{};
+  options.size = sizeof(options);
+  options.on_busy = static_cast<uint32_t>(std::find(kPolicies.begin(), kPolicies.end(), o.on_busy) - kPolicies.begin());
+  options.deadline_ms = o.deadline_ms;
+  const int error = pindax_fallocate_ext(session.client(), session.fd(), mode, offset, length, &options);
+  return error == 0 ? Status() : library_status(error).with_context(escape(o.file));
 }
 
 int mode_of(const Options& o) {
@@ -55,7 +64,7 @@ Result<u64> dig(const Session& session, const Options& o, u64 end) {
   u64 dug = 0, run_begin = 0, run_end = 0;
   const auto flush = [&]() -> Status {
     if (run_end > run_begin) {
-      PINDAX_TRY(change(session, o.file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, run_begin, run_end - run_begin));
+      PINDAX_TRY(change(session, o, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, run_begin, run_end - run_begin));
       dug += run_end - run_begin;
     }
     run_begin = run_end = 0;
@@ -105,7 +114,7 @@ int run(Options& o) {
     if (o.verbose) fmt::print("{}: {} ({} bytes) converted to sparse holes.\n", escape(o.file), size_text(*dug), *dug);
     return kDone;
   }
-  if (const Status s = change(*session, o.file, mode_of(o), o.offset, o.length); !s.ok()) return fail("fallocate", s);
+  if (const Status s = change(*session, o, mode_of(o), o.offset, o.length); !s.ok()) return fail("fallocate", s);
   const char* done = o.collapse ? "removed" : o.insert ? "inserted" : o.punch ? "deallocated" : o.zero ? "zeroed" : o.unshare ? "unshared" : "allocated";
   if (o.verbose) fmt::print("{}: {} ({} bytes) {}.\n", escape(o.file), size_text(o.length), o.length, done);
   return kDone;
@@ -127,6 +136,9 @@ void add_fallocate(Commands& commands) {
   sub->add_flag("-u,--unshare-range", o->unshare, "give the file blocks of its own in the range");
   sub->add_flag("-d,--dig-holes", o->dig, "punch out blocks that hold only zeros");
   sub->add_flag("-x,--posix", o->posix, "reserve as posix_fallocate(3) does, which is what Pindax does anyway");
+  sub->add_option("--on-busy", o->on_busy, "what to do about pins in the way: wait, refuse, quarantine or evict (else what the file or the mount says)")
+      ->check(CLI::IsMember({"wait", "refuse", "quarantine", "evict"}));
+  add_duration(sub, "--deadline", o->deadline_ms, "how long to wait for them first");
   sub->add_flag("-v,--verbose", o->verbose, "say what was done");
   sub->add_option("--socket", o->socket, "use this daemon without a mount")->type_name("SOCKET");
   commands.run(sub, [o] { return run(*o); });

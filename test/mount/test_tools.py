@@ -247,6 +247,25 @@ def test_run(m):
     run(PINDAX, "run", "/", "true", ok=(4,))
 
 
+def test_fallocate_with_a_policy(m):
+    """pindax fallocate brings its own policy and deadline along"""
+    path, c = holder(m)
+    c.ask("pin", 0, 0, 4096)
+    punching = (PINDAX, "fallocate", path, "-p", "-l", "64K", "--on-busy")
+    check("pin" in run(*punching, "refuse", ok=(4,)).stderr)
+    start = time.monotonic()
+    run(*punching, "wait", "--deadline", "200ms", ok=(4,))
+    check(time.monotonic() - start >= 0.19)
+    run(*punching, "sometimes", ok=(2,))
+    run(*punching, "quarantine")
+    check_equal(m.info()["quarantine_bytes"], 4096)
+    run(PINDAX, "fallocate", path, "-l", "64K")
+    c.ask("unpin", 0)
+    c.ask("pin", 1, 0, 4096)
+    run(*punching, "evict")
+    check_equal(c.process.wait(5), -signal.SIGKILL)
+
+
 def words(pattern, text):
     return set(re.findall(pattern, text))
 
