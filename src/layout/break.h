@@ -124,7 +124,6 @@ class Break final : public Change, public Wakeable, public std::enable_shared_fr
   bool overdue(const BusyPin& b);
   bool evict(const std::shared_ptr<ClientState>& client);
   bool evict_silent_clients();
-  bool someone_dies() const;
 
   // break.cc: the machine
   void request_lock();

@@ -133,7 +133,7 @@ bool Break::evict(const std::shared_ptr<ClientState>& client) {
   return true;
 }
 
-// Policy evict, and a recall's deadline is over. True: somebody was killed for it.
+// Policy evict, and a recall's deadline is over. True: somebody was killed, for it or before, and his end is worth waiting for.
 bool Break::evict_silent_clients() {
   if (policy_ != BusyPolicy::kEvict || kind_ != Kind::kChange) return false;
   std::vector<std::shared_ptr<ClientState>> silent;
@@ -145,12 +145,6 @@ bool Break::evict_silent_clients() {
   for (const auto& client : silent)
     if (!client->memory_gone.load()) any = evict(client) || any;
   return any;
-}
-
-bool Break::someone_dies() const {
-  const auto now = Clock::now();
-  return std::any_of(evicted_.begin(), evicted_.end(),
-                     [&](const auto& e) { return now < e.second && !e.first->memory_gone.load(); });
 }
 
 }  // namespace pindax

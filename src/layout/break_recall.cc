@@ -162,7 +162,7 @@ void Break::bound_passed() {
   if (v == Verdict::kRefuse) return finish(Status(Errc::kTextBusy), false);
   const bool in_time = recall_deadline_ && Clock::now() < *recall_deadline_;
   if (in_time && !expired()) return keep_waiting_for_recall();
-  if (evict_silent_clients() || someone_dies()) {
+  if (evict_silent_clients()) {
     for (const auto& [client, until] : evicted_) recall_deadline_ = std::max(*recall_deadline_, until);
     return keep_waiting_for_recall();
   }
