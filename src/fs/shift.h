@@ -14,6 +14,7 @@ std::shared_ptr<Change> start_shift(FileSystemImpl& fs, InodeRef inode, format::
 
 // Goes on with the shift that the slot says is pending; takes the inode off the orphan list at its end. True: something
 // remains. Inode::mutex held exclusively.
-Result<bool> shift_step(FileSystemImpl& fs, Transaction& tx, Inode& inode, format::Inode& slot, const ChangeGrant& grant);
+Result<bool> shift_step(FileSystemImpl& fs, Transaction& tx, Inode& inode, format::Inode& slot, const ChangeGrant& grant)
+    REQUIRES(inode.mutex);
 
 }  // namespace pindax

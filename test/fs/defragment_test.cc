@@ -119,6 +119,7 @@ TEST_CASE("fs: defragmenting loses nothing when the host crashes right after") {
   const std::string before = w.contents(f);
   const u64 moved = defragment(w, f);
   CHECK(moved > 0);
+  REQUIRE(w.fs().sync_all().ok());  // the exchange lasts, so the copy has to
   f.reset();
   g.reset();
   w.reboot();
