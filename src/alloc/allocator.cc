@@ -276,6 +276,7 @@ SpaceSummary AllocatorImpl::summary() const {
   s.total_blocks = total_blocks_;
   s.free_blocks = static_cast<u64>(std::max<i64>(free_blocks_.load(), 0));
   s.resting_blocks = resting_.blocks();
+  s.punching_ms = static_cast<u64>(resting_.punching_for().count());
   s.quarantine_blocks = quarantine_blocks_;
   s.reserved_blocks = std::min(s.free_blocks, static_cast<u64>(reserved_blocks()));
   s.inodes_used = static_cast<u64>(std::max<i64>(inodes_used_.load(), 0));
@@ -286,7 +287,8 @@ SpaceSummary AllocatorImpl::summary() const {
 Status AllocatorImpl::reclaim() {
   PINDAX_TRY(store_.sync(store_.last_lsn()));
   resting_.advance(store_.durable_lsn());
-  return resting_.drain();
+  constexpr std::chrono::milliseconds kPunchBound{2000};
+  return resting_.drain(kPunchBound);
 }
 
 Result<std::vector<BlockRun>> AllocatorImpl::free_runs(u32 ag) {

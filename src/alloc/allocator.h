@@ -44,6 +44,7 @@ struct SpaceSummary {
   u64 total_blocks = 0;       // data blocks of all AGs
   u64 free_blocks = 0;        // allocatable now or after a sync (resting ones count)
   u64 resting_blocks = 0;     // freed, waiting for their record or their punch
+  u64 punching_ms = 0;        // since the punch that is under way began: long if the host's kernel uses the pool's pages
   u64 quarantine_blocks = 0;  // freed by name, not reusable yet
   u64 reserved_blocks = 0;    // of the free ones, kept for operations that give space back
   u64 inodes_used = 0;
@@ -86,7 +87,8 @@ class Allocator {
   virtual Result<u32> next_generation(Transaction& tx) = 0;
 
   virtual SpaceSummary summary() const = 0;
-  // Makes resting blocks free now (syncs the journal, punches). No ranked lock held.
+  // Makes resting blocks free now (syncs the journal, punches). No ranked lock held. kTryAgain: some still wait for
+  // their punch after two seconds.
   virtual Status reclaim() = 0;
   // Free runs of one AG in order of place (fsck, dump, layout).
   virtual Result<std::vector<BlockRun>> free_runs(u32 ag) = 0;

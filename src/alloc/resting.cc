@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "base/interrupt.h"
 #include "base/steps.h"
 
 namespace pindax {
@@ -16,9 +17,17 @@ void Resting::stop() {
     MutexLock lock(mutex_);
     stop_ = true;
     work_.notify_all();
+    while (running_) {
+      disturb();
+      progress_.wait_for(mutex_, kDisturbPeriod);
+    }
     thread = std::move(thread_);
   }
   if (thread.joinable()) thread.join();
+}
+
+void Resting::disturb() {
+  if (punching_ && running_) interrupt(thread_);
 }
 
 void Resting::give_back(BlockRun run) {
@@ -30,7 +39,10 @@ void Resting::give_back(BlockRun run) {
 
 void Resting::queue_punch(const Entry& entry) {
   to_punch_.push_back(entry);
-  if (!thread_.joinable() && !stop_) thread_ = std::thread([this] { run(); });
+  if (!thread_.joinable() && !stop_) {
+    running_ = true;
+    thread_ = std::thread([this] { run(); });
+  }
   work_.notify_one();
 }
 
@@ -75,12 +87,15 @@ void Resting::former_clients_gone() {
         return e.former;
       });
     }
+    former_gone_ = true;
+    disturb();
   }
   for (const BlockRun& r : ready) give_back(r);
 }
 
 void Resting::wait_for_progress(u64 seen, std::chrono::milliseconds bound) {
   MutexLock lock(mutex_);
+  if (punching_ && Clock::now() - punch_began_ > 2 * bound) return;  // somebody has waited in vain before
   auto end = Clock::now() + bound;
   for (u64 steps = steps_; given_back() == seen && (punching_ || !to_punch_.empty());) {
     if (Clock::now() >= end) return;
@@ -91,20 +106,29 @@ void Resting::wait_for_progress(u64 seen, std::chrono::milliseconds bound) {
   }
 }
 
-Status Resting::drain() {
+Status Resting::drain(std::chrono::milliseconds bound) {
+  const auto end = Clock::now() + bound;
   MutexLock lock(mutex_);
   last_failure_ = Status();
   retry_at_ = Clock::now();
   work_.notify_one();
   bool retried = failed_.empty();
   while (punching_ || !to_punch_.empty() || !retried) {
-    progress_.wait(mutex_);
+    if (Clock::now() >= end) return Status(Errc::kTryAgain, "the kernel still uses pages of the pool: freed blocks wait");
+    progress_.wait_for(mutex_, end - Clock::now());
     if (to_punch_.empty() && !punching_) retried = true;
   }
   return last_failure_;
 }
 
+std::chrono::milliseconds Resting::punching_for() const {
+  MutexLock lock(mutex_);
+  if (!punching_) return {};
+  return std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - punch_began_);
+}
+
 void Resting::run() {
+  allow_interrupts();
   std::vector<Entry> batch;
   for (;;) {
     {
@@ -113,7 +137,10 @@ void Resting::run() {
       ++steps_;
       progress_.notify_all();
       for (;;) {
-        if (stop_) return;
+        if (stop_) {
+          running_ = false;
+          return;
+        }
         if (!failed_.empty() && Clock::now() >= retry_at_) {
           to_punch_.insert(to_punch_.end(), failed_.begin(), failed_.end());
           failed_.clear();
@@ -123,7 +150,9 @@ void Resting::run() {
         else work_.wait_for(mutex_, retry_at_ - Clock::now());
       }
       batch.swap(to_punch_);
+      former_gone_ = false;
       punching_ = true;
+      punch_began_ = Clock::now();
     }
     lock_check::assert_none_held();
     PINDAX_STEP("alloc.punch");
@@ -142,32 +171,41 @@ void Resting::punch_batch(std::vector<Entry> batch) {
     else
       joined.push_back(e);
   }
-  for (const Entry& e : joined) {
-    for (BlockNo at = e.run.start; at < e.run.end();) {
-      {
-        MutexLock lock(mutex_);
-        if (stop_) return;
-      }
-      const BlockRun piece{at, std::min(e.run.end() - at, kPunchBlocks)};
-      const Status s = media_.punch(block_offset(piece.start), piece.length * kBlockSize);
-      // Where nothing can be punched, the recall's acknowledgement must do; a former client gave none.
-      if (s.ok() || (s.code() == Errc::kNotSupported && !e.former)) {
-        give_back(piece);
-        at = piece.end();
-        MutexLock lock(mutex_);
-        ++steps_;
-        progress_.notify_all();
-        continue;
-      }
+  for (const Entry& e : joined)
+    if (!punch(e)) return;
+}
+
+bool Resting::punch(const Entry& e) {
+  for (BlockNo at = e.run.start; at < e.run.end();) {
+    bool needed = true;
+    {
       MutexLock lock(mutex_);
-      Entry rest = e;
-      rest.run = {at, e.run.end() - at};
-      failed_.push_back(rest);
-      retry_at_ = Clock::now() + kRetryPeriod;
-      if (s.code() != Errc::kNotSupported) last_failure_ = s.with_context("punching freed blocks");
-      break;
+      if (stop_) return false;
+      needed = !e.former || !former_gone_;
+      punch_began_ = Clock::now();
     }
+    const BlockRun piece{at, std::min(e.run.end() - at, kPunchBlocks)};
+    Status s;
+    if (needed) s = media_.punch(block_offset(piece.start), piece.length * kBlockSize);
+    if (s.code() == Errc::kInterrupted) continue;
+    // Where nothing can be punched, the recall's acknowledgement must do; a former client gave none.
+    if (s.ok() || (s.code() == Errc::kNotSupported && !e.former)) {
+      give_back(piece);
+      at = piece.end();
+      MutexLock lock(mutex_);
+      ++steps_;
+      progress_.notify_all();
+      continue;
+    }
+    MutexLock lock(mutex_);
+    Entry rest = e;
+    rest.run = {at, e.run.end() - at};
+    failed_.push_back(rest);
+    retry_at_ = Clock::now() + kRetryPeriod;
+    if (s.code() != Errc::kNotSupported) last_failure_ = s.with_context("punching freed blocks");
+    return true;
   }
+  return true;
 }
 
 }  // namespace pindax

@@ -3,6 +3,10 @@
 // Freed blocks on their way back: first they wait until the record that freed them is durable; those that a client may
 // still translate are then punched out of the pool (F5) by this class's own thread, which holds no ranked lock meanwhile.
 // A punch that fails is tried again later; its blocks rest until it works. Thread-safe.
+//
+// On fsdax the host's kernel holds a punch up while it uses any page of the pool for somebody's I/O: O_DIRECT, or a pipe that
+// vmsplice(2) filled. That may last as long as somebody likes, so nobody waits for a punch without a bound, and what changes
+// the thread's orders interrupts it.
 #pragma once
 
 #include <atomic>
@@ -41,18 +45,25 @@ class Resting {
   u64 given_back() const { return given_back_.load(std::memory_order_acquire); }
   // Waits until something was given back since `seen`, or there is nothing to punch, or for `bound` nothing has moved.
   void wait_for_progress(u64 seen, std::chrono::milliseconds bound) EXCLUDES(mutex_);
-  // Waits until all that is durable is punched once more or failed; the failure.
-  Status drain() EXCLUDES(mutex_);
+  // Waits until all that is durable is punched once more or failed; the failure. kTryAgain: the bound has passed.
+  Status drain(std::chrono::milliseconds bound) EXCLUDES(mutex_);
+  // For how long the punch that is under way has been: long means that the kernel holds it up. 0: there is none.
+  std::chrono::milliseconds punching_for() const EXCLUDES(mutex_);
 
  private:
   using Clock = std::chrono::steady_clock;
   static constexpr std::chrono::milliseconds kRetryPeriod{1000};
+  static constexpr std::chrono::milliseconds kDisturbPeriod{5};
   static constexpr u64 kPunchBlocks = 4096;  // one step of progress
 
   void give_back(BlockRun run);
   void queue_punch(const Entry& entry) REQUIRES(mutex_);
   void run();
   void punch_batch(std::vector<Entry> batch) EXCLUDES(mutex_);
+  // False: stopped.
+  bool punch(const Entry& entry) EXCLUDES(mutex_);
+  // Makes the thread look at its orders again: its system call ends.
+  void disturb() REQUIRES(mutex_);
 
   Media& media_;
   const format::Geometry geometry_;
@@ -61,7 +72,7 @@ class Resting {
   std::atomic<u64> waiting_count_{0};
   std::atomic<u64> given_back_{0};
 
-  Mutex mutex_{LockRank::kLeaf};
+  mutable Mutex mutex_{LockRank::kLeaf};
   CondVar work_, progress_;
   std::deque<Entry> waiting_ GUARDED_BY(mutex_);   // for their record
   std::vector<Entry> to_punch_ GUARDED_BY(mutex_);
@@ -70,7 +81,10 @@ class Resting {
   Status last_failure_ GUARDED_BY(mutex_);
   u64 steps_ GUARDED_BY(mutex_) = 0;
   bool punching_ GUARDED_BY(mutex_) = false;
+  Clock::time_point punch_began_ GUARDED_BY(mutex_);  // of the piece that is being punched, while punching_
+  bool former_gone_ GUARDED_BY(mutex_) = false;       // since what is being punched was queued
   bool stop_ GUARDED_BY(mutex_) = false;
+  bool running_ GUARDED_BY(mutex_) = false;
   std::thread thread_ GUARDED_BY(mutex_);  // started with the first punch
 };
 

@@ -64,8 +64,8 @@ class Media {
   }
 
   // Punches the blocks out of the host file, which unmaps them in every process, and reserves them again (F5).
-  // kNotSupported on devdax. Reads give zeros afterwards. May block on fsdax while the kernel holds pins: call from a
-  // thread without locks.
+  // kNotSupported on devdax. Reads give zeros afterwards. May block on fsdax while the kernel uses any page of the pool
+  // that was mapped (O_DIRECT, a pipe): call from a thread without locks. kInterrupted: nothing was punched.
   virtual Status punch(PoolOffset at, u64 length) = 0;
   // Makes everything ever stored durable (fsync of the host file).
   virtual Status sync_all() = 0;

@@ -218,10 +218,12 @@ Status PoolMediaImpl::punch(PoolOffset at, u64 length) {
   const auto offset = static_cast<off_t>(at.value), bytes = static_cast<off_t>(length);
   if (::fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, bytes) != 0) {
     if (errno == EOPNOTSUPP) return Status(Errc::kNotSupported, "the host's file system cannot punch holes");
+    if (errno == EINTR) return Status(Errc::kInterrupted, "the kernel still uses pages of the pool");
     return Status(Errc::kIo, fmt::format("{}: cannot punch: {}", path(), std::strerror(errno)));
   }
   if (identity_.sparse) return {};
   if (::fallocate(fd_.get(), FALLOC_FL_KEEP_SIZE, offset, bytes) == 0) return {};
+  if (errno == EINTR) return Status(Errc::kInterrupted, "the kernel still uses pages of the pool");
   if (errno == ENOSPC) return Status(Errc::kNoSpace, fmt::format("{}: the host's file system is full", path()));
   return Status(Errc::kIo, fmt::format("{}: cannot reserve space: {}", path(), std::strerror(errno)));
 }

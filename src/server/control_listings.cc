@@ -374,6 +374,7 @@ Result<Json> show_info(const Request& r) {
     uuid += fmt::format("{}{:02x}", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", sb.uuid[i]);
   const auto* label = reinterpret_cast<const char*>(sb.label);
   PINDAX_ASSIGN(const struct statvfs space, fs.statfs());
+  const SpaceSummary held = fs.allocator().summary();
   const Granularity g = fs.media().granularity();
   Json row{{"pool", r.context.options.pool != nullptr ? r.context.options.pool->path() : std::string("memory")},
            {"uuid", uuid},
@@ -387,6 +388,9 @@ Result<Json> show_info(const Request& r) {
            {"policy", policy_name(fs.options().layout.policy)},
            {"size_bytes", u64{space.f_blocks} * space.f_frsize},
            {"free_bytes", u64{space.f_bfree} * space.f_frsize},
+           {"quarantine_bytes", held.quarantine_blocks * kBlockSize},
+           {"resting_bytes", held.resting_blocks * kBlockSize},
+           {"punching_ms", held.punching_ms},
            {"inodes", static_cast<u64>(space.f_files)},
            {"free_inodes", static_cast<u64>(space.f_ffree)},
            {"format_version", sb.version.get()},

@@ -3,6 +3,8 @@
 // A formatted pool in memory with journal and allocator, for this room's tests; and a Media that counts and fails punches.
 #pragma once
 
+#include <poll.h>
+
 #include <atomic>
 #include <cstdlib>
 #include <random>
@@ -37,6 +39,11 @@ class PunchMedia final : public Media {
   Status punch(PoolOffset at, u64 length) override {
     if (before_punch) before_punch();
     if (fail_punches) return Status(Errc::kIo, "no punch today");
+    if (hold_punches) {
+      held = true;
+      (void)::poll(nullptr, 0, -1);
+      return Status(Errc::kInterrupted, "the kernel uses the pages");
+    }
     punched_bytes += length;
     return inner_->zero(at, length);
   }
@@ -44,6 +51,8 @@ class PunchMedia final : public Media {
   bool failed() const override { return inner_->failed(); }
 
   std::atomic<bool> fail_punches{false};
+  std::atomic<bool> hold_punches{false};  // as the kernel does on fsdax: until a signal comes
+  std::atomic<bool> held{false};
   std::atomic<u64> punched_bytes{0};
   std::function<void()> before_punch;  // set while nothing is punched
 

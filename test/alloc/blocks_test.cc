@@ -158,6 +158,23 @@ TEST_CASE("alloc: blocks that clients may map are punched before they are free; 
   REQUIRE(b.free_in_groups() == before + 10);
 }
 
+TEST_CASE("alloc: a punch that the kernel holds up for good holds nobody else up, and the allocator can be ended") {
+  AllocBench b;
+  const BlockRun run = b.take(10);
+  const u64 before = b.alloc->summary().free_blocks;
+  b.media.hold_punches = true;
+  b.give(run, true);
+  REQUIRE(b.alloc->reclaim().code() == Errc::kTryAgain);
+  REQUIRE(b.media.held);
+  REQUIRE(b.alloc->summary().punching_ms > 0);
+  REQUIRE(b.alloc->summary().resting_blocks == 10);
+  REQUIRE(b.take(100).length == 100);
+  b.alloc.reset();
+  b.media.hold_punches = false;
+  b.reopen();
+  REQUIRE(b.alloc->summary().free_blocks == before + 10 - 100);
+}
+
 TEST_CASE("alloc: a full pool waits for punches under way, however slow the host is") {
   AllocBench b;
   std::vector<BlockRun> all;

@@ -81,6 +81,19 @@ TEST_CASE("alloc: while former clients live every free is a quarantine, and what
   REQUIRE(b.free_in_groups() == b.alloc->summary().free_blocks);
 }
 
+TEST_CASE("alloc: what was kept from former clients is free when they are gone, though the kernel holds its punch up") {
+  AllocBench b;
+  b.media.hold_punches = true;
+  b.alloc->set_quarantine_all(true);
+  {
+    Transaction tx(*b.store);
+    REQUIRE(b.alloc->allocate(tx, {.wanted = 10}).code() == Errc::kNoSpace);
+  }
+  REQUIRE(b.media.held);
+  b.alloc->set_quarantine_all(false);
+  REQUIRE(b.take(1000).length == 1000);
+}
+
 TEST_CASE("alloc: many quarantined runs make a tree and leave nothing behind") {
   AllocBench b;
   std::vector<BlockRun> runs;
