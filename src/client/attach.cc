@@ -132,6 +132,17 @@ void open_pool(pindax_client& c, const std::string& daemon_path) {
   }
 }
 
+// On DAX a store is durable once its cache line is flushed only if what the host's file system knows about the block is durable
+// before the store: MAP_SYNC. Elsewhere the kernel refuses the flag, and persist calls msync.
+int sharing_flags(int pool, bool writable) {
+  constexpr int kSynchronous = MAP_SHARED_VALIDATE | MAP_SYNC;
+  const int prot = PROT_READ | (writable ? PROT_WRITE : 0);
+  void* p = ::mmap(nullptr, kBlockSize, prot, kSynchronous, pool, 0);
+  if (p == MAP_FAILED) return MAP_SHARED;
+  ::munmap(p, kBlockSize);
+  return kSynchronous;
+}
+
 int attach_pool(pindax_client& c, const std::string& pool_path) {
   if ((c.options.flags & PINDAX_ATTACH_INDIRECT) != 0) {
     c.why_indirect = "the program asked for the mount";
@@ -153,6 +164,7 @@ int attach_pool(pindax_client& c, const std::string& pool_path) {
   if (reply.length < sizeof(answer)) return fail(EPROTO, "short reply to attach");
   std::memcpy(&answer, reply.bytes.data(), sizeof(answer));
   c.direct = answer.direct == 1 && c.pool;
+  if (c.direct) c.map_flags = sharing_flags(c.pool.get(), c.pool_writable);
   if (!c.direct && c.why_indirect.empty())
     c.why_indirect.assign(reinterpret_cast<const char*>(reply.bytes.data()) + sizeof(answer), reply.length - sizeof(answer));
   return 0;

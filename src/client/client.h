@@ -88,6 +88,7 @@ struct pindax_client {
   bool direct = false;
   pindax_client* next_in_fork_list = nullptr;  // fork.cc
   bool pool_writable = false;
+  int map_flags = 0;  // of mmap: sharing, MAP_SYNC
   std::string why_indirect;
   pindax_attach_options options{};
   const pindax::u32 born = pindax::client::fork_generation.load();

@@ -17,33 +17,40 @@ namespace {
 // Values of proto::WelcomeBody::granularity (pmem/media.h).
 enum class Grain : u32 { kVolatile = 0, kPage = 1, kCacheLine = 2, kByte = 3 };
 
-// libpmem2's flush and drain for this machine, from a throw-away mapping of the pool's first page.
-struct Flush {
+// libpmem2's flush and drain for this machine, from a throw-away mapping of the pool's beginning.
+pmem2_persist_fn find_persist(int pool) {
   pmem2_persist_fn persist = nullptr;
-};
-
-Flush find_flush(int pool) {
-  Flush f;
   pmem2_source* source = nullptr;
   pmem2_config* config = nullptr;
   pmem2_map* map = nullptr;
   if (pmem2_source_from_fd(&source, pool) == 0 && pmem2_config_new(&config) == 0 &&
+      pmem2_config_set_length(config, kHugePageSize) == 0 &&
       pmem2_config_set_required_store_granularity(config, PMEM2_GRANULARITY_CACHE_LINE) == 0 &&
       pmem2_config_set_sharing(config, PMEM2_SHARED) == 0 && pmem2_map_new(&map, config, source) == 0)
-    f.persist = pmem2_get_persist_fn(map);
+    persist = pmem2_get_persist_fn(map);
   if (map != nullptr) pmem2_map_delete(&map);
   if (config != nullptr) pmem2_config_delete(&config);
   if (source != nullptr) pmem2_source_delete(&source);
-  return f;
+  return persist;
+}
+
+// One for each granularity: a process may use pools of both. Null if the host does not keep the promise (a granularity that was
+// forced on the daemon): msync then.
+pmem2_persist_fn persist_of(Grain grain, int pool) {
+  if (grain == Grain::kByte) {
+    static const pmem2_persist_fn at_bytes = find_persist(pool);
+    return at_bytes;
+  }
+  static const pmem2_persist_fn at_lines = find_persist(pool);
+  return at_lines;
 }
 
 int persist_bytes(pindax_mapping& m, u64 begin, u64 length) {
   const auto grain = static_cast<Grain>(m.client->welcome.granularity);
   if (m.direct && grain == Grain::kVolatile) return 0;
   if (m.direct && (grain == Grain::kCacheLine || grain == Grain::kByte)) {
-    static const Flush flush = find_flush(m.client->pool.get());
-    if (flush.persist != nullptr) {
-      flush.persist(reinterpret_cast<void*>(begin), length);
+    if (const auto persist = persist_of(grain, m.client->pool.get()); persist != nullptr) {
+      persist(reinterpret_cast<void*>(begin), length);
       return 0;
     }
   }

@@ -82,7 +82,7 @@ void install_blocks(pindax_mapping& m, const proto::GrantBody& g, u64 begin, u64
   const u64 length = end - begin;
   const u64 pool_offset = g.pool_offset + (begin - g.offset);
   const int prot = g.writable != 0 ? m.prot : m.prot & ~PROT_WRITE;
-  void* placed = ::mmap(pointer(address), length, prot, MAP_SHARED | MAP_FIXED, m.client->pool.get(), static_cast<off_t>(pool_offset));
+  void* placed = ::mmap(pointer(address), length, prot, m.client->map_flags | MAP_FIXED, m.client->pool.get(), static_cast<off_t>(pool_offset));
   if (placed == MAP_FAILED) {
     // No room for another piece: the fault must end nevertheless.
     (void)m.client->uffd.poison(address, length);
