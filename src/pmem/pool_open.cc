@@ -57,10 +57,15 @@ Status identify(int fd, PoolMediaImpl::Identity& id) {
   if (S_ISCHR(id.stat.st_mode) && is_dax_device(id.stat)) {
     id.kind = PoolKind::kDevdax;
     pmem2_source* source = nullptr;
-    std::size_t size = 0;
-    const bool known = pmem2_source_from_fd(&source, fd) == 0 && pmem2_source_size(source, &size) == 0;
+    std::size_t size = 0, alignment = 0;
+    const bool known = pmem2_source_from_fd(&source, fd) == 0 && pmem2_source_size(source, &size) == 0 &&
+                       pmem2_source_alignment(source, &alignment) == 0;
     if (source != nullptr) pmem2_source_delete(&source);
     if (!known) return Status(Errc::kIo, fmt::format("{}: {}", id.path, pmem2_errormsg()));
+    if (alignment > kBlockSize)
+      return Status(Errc::kInvalid,
+                    fmt::format("{} can only be mapped in pieces of {} KiB, clients map blocks of 4: make it with "
+                                "ndctl create-namespace -m devdax -a 4096", id.path, alignment >> 10));
     id.size = round_down(size, kBlockSize);
     return {};
   }
