@@ -17,6 +17,8 @@
 //   truncate SIZE [POLICY MS], fallocate MODE OFFSET LENGTH [POLICY MS]     POLICY: 0 inherit … 4 evict
 //   mmap LENGTH, mstore OFFSET HEX, mload OFFSET LENGTH     an ordinary shared mapping of the mount
 //   syscall_write OFFSET LENGTH     write(2) from the mapping to /dev/null and a pipe: the kernel reads the memory
+//   pattern OFFSET LENGTH NUMBER    stores the number (32 bits, little-endian) over and over
+//   hold OFFSET LENGTH      vmsplice(2) into a pipe, which keeps the pages without a pin; held -> 16 bytes out of the first such pipe
 //   fork                    forks a child that tries to use the library; answers with what it saw
 //   direct                  1 or 0
 //   info                    extents, mapped bytes
@@ -26,6 +28,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -61,6 +64,7 @@ struct State {
   bool unpin_asked = false;
   int asked = 0;
   unsigned char* shared = nullptr;
+  std::vector<int> pipes;  // of hold
 };
 
 void ok(const std::string& text = "") { std::cout << (text.empty() ? "ok" : "ok " + text) << std::endl; }
@@ -224,6 +228,25 @@ void syscall_write(State& s, size_t offset, size_t length) {
   ok(std::to_string(n));
 }
 
+void hold(State& s, size_t offset, size_t length) {
+  int ends[2];
+  if (::pipe(ends) != 0) return error(-errno);
+  const iovec piece{base(s) + offset, length};
+  if (::vmsplice(ends[1], &piece, 1, 0) != static_cast<ssize_t>(length)) return error(-errno);
+  s.pipes.push_back(ends[0]);
+  ok();
+}
+
+void held(State& s) {
+  unsigned char bytes[16];
+  if (s.pipes.empty() || ::read(s.pipes.front(), bytes, sizeof bytes) != sizeof bytes) return error(-EBADF);
+  ok(to_hex(bytes, sizeof bytes));
+}
+
+void store_pattern(State& s, size_t offset, size_t length, unsigned number) {
+  for (size_t at = 0; at < length; at += sizeof number) std::memcpy(base(s) + offset + at, &number, sizeof number);
+}
+
 bool step(State& s, const std::string& line) {
   std::istringstream words(line);
   std::string command;
@@ -243,7 +266,15 @@ bool step(State& s, const std::string& line) {
     int byte = 0;
     words >> offset >> length >> byte;
     guard([&] { std::memset(base(s) + offset, byte, length); return std::string(); });
-  } else if (command == "persist") {
+  } else if (command == "pattern") {
+    unsigned number = 0;
+    words >> offset >> length >> number;
+    guard([&] { store_pattern(s, offset, length, number); return std::string(); });
+  } else if (command == "hold") {
+    words >> offset >> length;
+    hold(s, offset, length);
+  } else if (command == "held") held(s);
+  else if (command == "persist") {
     words >> offset >> length;
     answer(pindax_persist(s.mapping, offset, length));
   } else if (command == "pin" || command == "trypin") pin(s, words, command == "trypin");
