@@ -82,7 +82,10 @@ bool impossible_shift(const Step& s, const FileModel& file) {
 
 ChangeReach reach_of(const Step& s, const FileModel& file) {
   if (s.op == Op::kTruncate) {
-    if (s.offset >= file.size()) {  // the last block's rest is cleared
+    if (s.offset == file.size()) {  // what fallocate put behind the end goes
+      return {{round_down(file.size(), kBlockSize), kMaxOffset}, {}};
+    }
+    if (s.offset > file.size()) {  // the last block's rest is cleared
       return {{round_down(file.size(), kBlockSize), round_up(file.size(), kBlockSize)}, {}};
     }
     return {{round_down(s.offset, kBlockSize), kMaxOffset}, {s.offset, round_up(file.size(), kBlockSize)}};

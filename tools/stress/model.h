@@ -23,7 +23,8 @@ class FileModel {
  public:
   u64 size() const { return bytes_.size(); }
   const std::vector<u8>& bytes() const { return bytes_; }
-  bool cached = false;  // the kernel may hold dirty pages
+  bool cached = false;       // the kernel may hold dirty pages
+  bool left_behind = false;  // a truncate may have left translations behind for a while
 
   // `step`: the number that a report names as the last writer of a byte.
   void put(u64 offset, const u8* from, u64 length, u64 step);

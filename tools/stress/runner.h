@@ -65,6 +65,7 @@ class Runner {
   bool allowed_while_changing(const Step& step) const;
   bool judge(const Step& step, i64 result);
   bool judge_bytes(const Step& step, i64 result);
+  bool gone_in_the_end(const Step& step);
   bool compare(const Step& step, u64 offset, u64 length);
   bool check_all(const Step& step);
   bool check_file(const Step& step, u32 file);
@@ -92,6 +93,7 @@ class Runner {
   bool stop_workers(bool kill);
 
   static constexpr i64 kHang = -100'000;
+  static constexpr u64 kLeftBehindMs = 5000;
 
   Arena& arena_;
   const RunnerOptions options_;

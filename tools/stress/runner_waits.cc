@@ -60,8 +60,11 @@ bool Runner::end_of_change(u32 w, i64 r) {
       return fail(s, fmt::format("step {} ended although a block that it frees is pinned", number));
     const ChangeReach reach = reach_of(s, f);
     apply_change(s, f, number);
-    // C6: the blocks went to quarantine under the pins; what their holders see until they unpin is their own affair.
-    return !pinned || unpin_all(s.file, reach.may);
+    // C6: the blocks went to quarantine under the pins, those that a fill had put into holes among them; what their holders see
+    // until they have unpinned, and the recall that follows has come, is their own affair.
+    if (!kernel_truncate || !f.cached) return true;
+    f.left_behind = true;
+    return unpin_all(s.file, reach.may);
   }
   ++tally_.refused;
   if (r == -EDEADLK && models_[w].holds_pins()) {
