@@ -71,16 +71,18 @@ int map_through_mount(pindax_mapping& m, int fd) {
   return 0;
 }
 
-// Asks for everything at once; grants come before the reply.
+// Asks for everything at once; grants come before the reply, which says how far they reach. Holes come by faults.
 void populate(pindax_mapping& m) {
-  for (u64 at = m.file_offset; at < m.file_end();) {
-    const proto::FaultBody fault{m.id, 0, at, m.file_end() - at};
+  const u64 size = m.client->gate(m.id).size_bytes.load();
+  const u64 end = std::min(m.file_end(), std::max(m.file_offset, round_up(size, kBlockSize)));
+  for (u64 at = m.file_offset; at < end;) {
+    const proto::FaultBody fault{m.id, 0, at, end - at};
     Reply reply;
-    const u64 before = m.mapped_pages.load();
-    if (m.client->call(proto::Type::kFault, fault, reply) != 0) return;
-    const u64 got = (m.mapped_pages.load() - before) * kBlockSize;
-    if (got == 0) return;  // holes and the end of file come by faults
-    at += got;
+    proto::FaultReply answer{};
+    if (m.client->call(proto::Type::kFault, fault, reply) != 0 || reply.length < sizeof(answer)) return;
+    std::memcpy(&answer, reply.bytes.data(), sizeof(answer));
+    if (answer.populated_end <= at) return;
+    at = answer.populated_end;
   }
 }
 

@@ -164,9 +164,9 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
     request.lock_range = lock_;
     if (!only_adds()) {
       // What is beyond the end now shows as such: it becomes a hole.
-      request.break_range = {grows(size) ? std::min(blocks.begin, round_up(size, kBlockSize)) : blocks.begin, blocks.end};
+      request.break_range = {grows(size) ? std::min(blocks.begin, grow_begin(fs_, *inode_, size)) : blocks.begin, blocks.end};
     } else if (grows(size)) {
-      request.break_range = {round_up(size, kBlockSize), kMaxOffset};
+      request.break_range = {grow_begin(fs_, *inode_, size), kMaxOffset};
       request.recall_only = true;
       request.only_frees = false;
     }
@@ -178,7 +178,7 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
       ReadLock lock(inode_->mutex);
       PINDAX_ASSIGN(const SlotView slot, fs_.read_slot(*inode_));
       const u64 size = slot->size_bytes;
-      *again = grows(size) && (lock_.end != kMaxOffset || size < lock_.begin);
+      *again = grows(size) && (lock_.end != kMaxOffset || size < lock_.begin || cached_tail(fs_, *inode_, size));
       if (*again) return {};
     }
     PINDAX_STEP("fs.fallocate_locked");

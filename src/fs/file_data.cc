@@ -149,6 +149,15 @@ Status zero_tail(FileSystemImpl& fs, Inode& inode, ExtentReader reader, const fo
   return fs.media().drain();
 }
 
+bool cached_tail(FileSystemImpl& fs, Inode& inode, u64 size) {
+  const ByteRange tail{round_down(size, kBlockSize), round_up(size, kBlockSize)};
+  return !tail.empty() && fs.layout().first_cached(*inode.layout(), tail) < tail.end;
+}
+
+u64 grow_begin(FileSystemImpl& fs, Inode& inode, u64 size) {
+  return cached_tail(fs, inode, size) ? round_down(size, kBlockSize) : round_up(size, kBlockSize);
+}
+
 void publish_size(FileSystemImpl& fs, Inode& inode, u64 size) {
   if (InodeLayout* layout = inode.layout_if_any()) client_layout(fs.layout()).set_size(*layout, size);
 }

@@ -60,6 +60,11 @@ Status zero_in_place(FileSystemImpl& fs, Inode& inode, const std::vector<ExtentI
 // show what was there. The tail is held exclusively; `slot` is the transaction's.
 Status zero_tail(FileSystemImpl& fs, Inode& inode, ExtentReader reader, const format::Inode& slot, u64 to);
 
+// Before the size grows: what the kernel's page of the file's last block has behind the end must not show afterwards. True: the
+// kernel may hold that page. And: from where on translations, and that page, are recalled.
+bool cached_tail(FileSystemImpl& fs, Inode& inode, u64 size);
+u64 grow_begin(FileSystemImpl& fs, Inode& inode, u64 size);
+
 // Tells the file's mappings its new size (Gate::size_bytes). Inode::mutex or the file's end held exclusively.
 void publish_size(FileSystemImpl& fs, Inode& inode, u64 size);
 

@@ -94,47 +94,51 @@ Status give_blocks(FileSystemImpl& fs, Inode& inode, u64 offset, u64 end) {
 
 }  // namespace
 
-void FileSystemImpl::read(InodeRef inode, u64 offset, u64 length,
-                          std::function<void(Result<const ReadPieces*>)> done) {
+void FileSystemImpl::read(InodeRef inode, u64 offset, u64 length, ReadDone done, Reader reader) {
   const u64 begin = std::min(offset, format::kMaxFileBytes);
   const u64 end = std::min(begin + std::min(length, kMostBytes), format::kMaxFileBytes);
   Inode& file = *inode;
-  layout_->with_shared(*file.layout(), block_aligned({begin, end}),
-                       [this, inode = std::move(inode), begin, end, done = std::move(done)](SharedHold hold) {
-                         PieceList list(media_);
-                         const Status status = collect(*this, *inode, begin, end, list);
-                         PINDAX_STEP("fs.read_collected");
-                         if (!status.ok()) {
-                           hold.release();
-                           done(status);
-                           return;
-                         }
-                         if (!list.pieces.empty()) note_access(*inode);
-                         done(&list.pieces);
-                       });
+  const ByteRange pages = block_aligned({begin, end});
+  auto go = [this, inode = std::move(inode), begin, end, done](SharedHold hold) {
+    PieceList list(media_);
+    const Status status = collect(*this, *inode, begin, end, list);
+    PINDAX_STEP("fs.read_collected");
+    if (!status.ok()) {
+      hold.release();
+      done(status);
+      return;
+    }
+    if (!list.pieces.empty()) note_access(*inode);
+    done(&list.pieces);
+  };
+  if (reader == Reader::kKernel) return layout_->with_shared(*file.layout(), pages, std::move(go));
+  layout_->with_cache_dropped(*file.layout(), pages, Layout::CachedPages::kMaybeDirty,
+                              [go = std::move(go), done = std::move(done)](Result<SharedHold> held) {
+                                if (!held.ok()) return done(held.status());
+                                go(std::move(held).value());
+                              });
 }
 
-void FileSystemImpl::fill(InodeRef inode, u64 offset, u64 length, bool writable,
-                          std::function<void(Result<const ReadPieces*>)> done) {
+std::shared_ptr<Change> FileSystemImpl::fill(InodeRef inode, u64 offset, u64 length, bool writable, ReadDone done) {
   const u64 begin = std::min(offset, format::kMaxFileBytes);
   const u64 end = std::min(begin + std::min(length, kMostBytes), format::kMaxFileBytes);
   Inode& file = *inode;
-  layout_->with_fill(*file.layout(), block_aligned({begin, end}), writable,
-                     [this, inode = std::move(inode), begin, end, writable,
-                      done = std::move(done)](Result<SharedHold> held) {
-                       if (!held.ok()) return done(held.status());
-                       SharedHold hold = std::move(held).value();
-                       Status status;
-                       if (writable) status = give_blocks(*this, *inode, begin, end);
-                       PieceList list(media_);
-                       if (status.ok()) status = collect(*this, *inode, begin, end, list);
-                       if (!status.ok()) {
-                         hold.release();
-                         done(status);
-                         return;
-                       }
-                       done(&list.pieces);
-                     });
+  auto go = [this, inode = std::move(inode), begin, end, writable, done = std::move(done)](Result<SharedHold> held) {
+    if (!held.ok()) return done(held.status());
+    SharedHold hold = std::move(held).value();
+    Status status;
+    if (writable) status = give_blocks(*this, *inode, begin, end);
+    PieceList list(media_);
+    if (status.ok()) status = collect(*this, *inode, begin, end, list);
+    PINDAX_STEP("fs.fill_collected");
+    if (!status.ok()) {
+      hold.release();
+      done(status);
+      return;
+    }
+    done(&list.pieces);
+  };
+  return layout_->with_fill(*file.layout(), block_aligned({begin, end}), writable, std::move(go));
 }
 
 }  // namespace pindax

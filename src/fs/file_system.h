@@ -173,9 +173,13 @@ class FileSystem {
   // The pieces of [offset, offset + length) clipped to the size; holes and unwritten extents point to zeros. The bytes
   // stay valid inside the callback only.
   using ReadPieces = std::vector<std::span<const std::byte>>;
-  virtual void read(InodeRef inode, u64 offset, u64 length, std::function<void(Result<const ReadPieces*>)> done) = 0;
-  // A page-cache fill by the kernel (Layout::with_fill). For a writable handle a hole gets its block here (C5, R44).
-  virtual void fill(InodeRef inode, u64 offset, u64 length, bool writable, std::function<void(Result<const ReadPieces*>)> done) = 0;
+  using ReadDone = std::function<void(Result<const ReadPieces*>)>;
+  // `reader`: the kernel has written its dirty pages back before it asks; for a client that is done here.
+  enum class Reader { kKernel, kClient };
+  virtual void read(InodeRef inode, u64 offset, u64 length, ReadDone done, Reader reader = Reader::kKernel) = 0;
+  // A page-cache fill by the kernel (Layout::with_fill). Where the page may be stored into, a hole gets its block here (C5,
+  // R44). Returns a handle for interrupt().
+  virtual std::shared_ptr<Change> fill(InodeRef inode, u64 offset, u64 length, bool writable, ReadDone done) = 0;
 
   struct WriteRequest {
     u64 offset = 0;

@@ -110,9 +110,8 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   Status drop_capability(Inode& inode);
   Result<std::vector<std::string>> list_xattrs(Inode& inode) override;
 
-  void read(InodeRef inode, u64 offset, u64 length, std::function<void(Result<const ReadPieces*>)> done) override;
-  void fill(InodeRef inode, u64 offset, u64 length, bool writable,
-            std::function<void(Result<const ReadPieces*>)> done) override;
+  void read(InodeRef inode, u64 offset, u64 length, ReadDone done, Reader reader) override;
+  std::shared_ptr<Change> fill(InodeRef inode, u64 offset, u64 length, bool writable, ReadDone done) override;
   void write(InodeRef inode, const WriteRequest& request, std::function<void(Result<u64>)> done) override;
   Status write_back(Inode& inode, u64 offset, std::span<const std::byte> data) override;
   std::shared_ptr<Change> truncate(InodeRef inode, u64 size, const ChangeContext& context, DoneStatus done) override;

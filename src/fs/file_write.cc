@@ -3,14 +3,16 @@
 // write() and write_back().
 //
 // Two ways of a write:
-//   1. in place: all blocks hold data, inside the size. Shared hold; Inode::mutex for the lookup only;
-//   nothing is committed.
+//   1. in place: all blocks hold data, inside the size. Shared hold, once the kernel has dropped its pages of
+//   the range (C7; also for a write(2): the kernel drops them before it asks, but a fill may come in
+//   between); Inode::mutex for the lookup only; nothing is committed.
 //   2. else blocks appear. An exclusive hold, since whoever was told "hole" under a shared one must not map
 //   its zero page
 //      after the block is there; translations of zeros are recalled (R18, R19); pins do not matter (P4). A
 //      write that extends the file holds everything from the block of the file's end on: whoever changes the
 //      size does, so sizes change one after the other, an append finds the end where it is (R45), and nobody
-//      stores into the tail that is being zeroed (R46).
+//      stores into the tail that is being zeroed (R46). The kernel's pages of all that is written, and of that
+//      tail, are dropped.
 #include <algorithm>
 #include <thread>
 
@@ -118,9 +120,12 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
   }
 
   void take_shared() {
-    fs_.layout().with_shared(
-        *inode_->layout(), block_aligned({offset_, end()}),
-        [self = shared_from_this()](SharedHold hold) { self->with_shared_hold(std::move(hold)); });
+    fs_.layout().with_cache_dropped(
+        *inode_->layout(), block_aligned({offset_, end()}), Layout::CachedPages::kAll,
+        [self = shared_from_this()](Result<SharedHold> hold) {
+          if (!hold.ok()) return self->finish(hold.status());
+          self->with_shared_hold(std::move(hold).value());
+        });
   }
 
   void with_shared_hold(SharedHold hold) {
@@ -195,9 +200,14 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
     }
     lock_end_ = request.lock_range.end;
     PINDAX_ASSIGN(recall_begin_, first_zero_block(*slot, at));
+    const ByteRange pages = touched(at + length_);
+    recall_begin_ = std::min(recall_begin_, fs_.layout().first_cached(*inode_->layout(), pages));
     if (recall_begin_ < lock_end_) request.break_range = {recall_begin_, lock_end_};
     return request;
   }
+
+  // The range, under this round's hold, of which the kernel must not keep a page.
+  ByteRange touched(u64 end) const { return {lock_begin_, std::max(lock_begin_, round_up(end, kBlockSize))}; }
 
   // Where translations may show zeros that are about to get contents: from `at` on, or behind its block if that one holds
   // data; and, where the file grows over a gap, what is beyond the end now.
@@ -223,7 +233,8 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
       if (offset_ < lock_begin_ || (grows && (size < lock_begin_ || lock_end_ != kMaxOffset))) *again = true;
       if (!*again) {
         PINDAX_ASSIGN(const u64 needed, first_zero_block(*slot, offset_));
-        *again = needed < std::min(recall_begin_, end());
+        *again = needed < std::min(recall_begin_, end()) ||
+                 fs_.layout().first_cached(*inode_->layout(), touched(end())) < recall_begin_;
       }
       if (*again) return {};
     }

@@ -201,7 +201,7 @@ class Truncation : public std::enable_shared_from_this<Truncation> {
     if (breaks_) {
       request.break_range = {size_ < old ? lock_begin_ : round_up(old, kBlockSize), kMaxOffset};
     } else if (size_ > old) {
-      request.break_range = {round_up(old, kBlockSize), kMaxOffset};
+      request.break_range = {grow_begin(fs_, *inode_, old), kMaxOffset};
       request.recall_only = true;
       request.only_frees = false;
     }
@@ -221,7 +221,8 @@ class Truncation : public std::enable_shared_from_this<Truncation> {
       ReadLock lock(inode_->mutex);
       PINDAX_ASSIGN(const SlotView slot, fs_.read_slot(*inode_));
       old = slot->size_bytes;
-      if (std::min(size_, old) < lock_begin_ || (!breaks_ && (size_ < old || has_blocks_behind(*slot)))) {
+      const bool tail_cached = size_ > old && !context_.kernel_setattr && cached_tail(fs_, *inode_, old);
+      if (std::min(size_, old) < lock_begin_ || tail_cached || (!breaks_ && (size_ < old || has_blocks_behind(*slot)))) {
         *again = true;
         return {};
       }

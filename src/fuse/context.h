@@ -11,6 +11,7 @@
 #include <fuse_lowlevel.h>
 
 #include <atomic>
+#include <unordered_map>
 
 #include "base/executor.h"
 #include "fs/file_system.h"
@@ -21,6 +22,29 @@
 #include "fuse/pending_change.h"
 
 namespace pindax {
+
+// How many handles each inode has that allow a shared writable mapping. The kernel's pages are the inode's, whoever had them
+// filled: while there is such a handle every page may be stored into without another word (C5, C6). Thread-safe.
+class StoreHandles {
+ public:
+  void add(InodeNo ino) EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    ++count_[ino.value];
+  }
+  void remove(InodeNo ino) EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    const auto it = count_.find(ino.value);
+    if (it != count_.end() && --it->second == 0) count_.erase(it);
+  }
+  bool any(InodeNo ino) const EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    return count_.contains(ino.value);
+  }
+
+ private:
+  mutable Mutex mutex_{LockRank::kLeaf};
+  std::unordered_map<u64, u64> count_ GUARDED_BY(mutex_);
+};
 
 struct Context {
   Context(FileSystem& f, Executor& e, MountService& s, const MountPoint& m, InodeRef root)
@@ -34,6 +58,7 @@ struct Context {
   NodeTable nodes;
   Notifier notifier;
   PendingChanges changes;
+  StoreHandles store_handles;
   // Data requests whose callback has not run: each holds libfuse's session.
   std::atomic<u64> in_flight{0};
 };
@@ -47,6 +72,7 @@ struct Handle {
 
   u32 access() const { return static_cast<u32>(flags & O_ACCMODE); }
   bool writable() const { return (flags & O_ACCMODE) != O_RDONLY; }
+  bool allows_stores() const { return (flags & O_ACCMODE) == O_RDWR; }
   bool append() const { return (flags & O_APPEND) != 0; }
 };
 inline Handle* handle_of(const fuse_file_info* fi) { return reinterpret_cast<Handle*>(fi->fh); }

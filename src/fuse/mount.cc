@@ -283,4 +283,8 @@ void Mount::refresh(InodeNo ino, std::function<void()> done) {
   state_->context.notifier.refresh(ino, std::move(done));
 }
 
+void Mount::forget_name(InodeNo dir, std::string name, std::function<void()> done) {
+  state_->context.notifier.forget_name(dir, std::move(name), std::move(done));
+}
+
 }  // namespace pindax

@@ -52,6 +52,8 @@ class Mount {
   // C7: a client changed the inode's size or times; `done` runs, on any thread, once the kernel knows.
   // Thread-safe.
   void refresh(InodeNo ino, std::function<void()> done);
+  // A client made, removed or renamed `name` in `dir`; likewise.
+  void forget_name(InodeNo dir, std::string name, std::function<void()> done);
 
  private:
   Mount() = default;

@@ -67,7 +67,7 @@ void Notifier::stop() {
 }
 
 void Notifier::drop(InodeNo ino, ByteRange range, std::function<void()> done) {
-  push({ino, range.empty() ? ByteRange{0, kMaxOffset} : range, std::move(done)});
+  push({ino, range.empty() ? ByteRange{0, kMaxOffset} : range, std::move(done), {}});
 }
 
 void Notifier::invalidate_attributes(InodeNo ino) {
@@ -76,12 +76,17 @@ void Notifier::invalidate_attributes(InodeNo ino) {
     MutexLock lock(mutex_);
     if (!refreshing_.insert(ino.value).second) return;
   }
-  push({ino, ByteRange{}, {}});
+  push({ino, ByteRange{}, {}, {}});
 }
 
 void Notifier::refresh(InodeNo ino, std::function<void()> done) {
   if (!nodes_.knows(ino)) return done();  // what the kernel learns from now on is new
-  push({ino, ByteRange{}, std::move(done)});
+  push({ino, ByteRange{}, std::move(done), {}});
+}
+
+void Notifier::forget_name(InodeNo dir, std::string name, std::function<void()> done) {
+  if (!nodes_.knows(dir)) return done();
+  push({dir, ByteRange{}, std::move(done), std::move(name)});
 }
 
 void Notifier::push(Job job) {
@@ -135,7 +140,10 @@ void Notifier::carry_out(const Job& job) {
   lock_check::assert_none_held();
   PINDAX_STEP("fuse.notify");
   const NodeId node = nodes_.node_of(job.ino);
-  if (job.range.empty()) {
+  if (!job.name.empty()) {
+    (void)::fuse_lowlevel_notify_inval_entry(session, node, job.name.data(), job.name.size());
+    (void)::fuse_lowlevel_notify_inval_inode(session, node, -1, 0);
+  } else if (job.range.empty()) {
     get_attributes(session, mount_point, job.ino);
   } else if (job.range.end == kMaxOffset) {  // to the end of the file: length 0 says so
     (void)::fuse_lowlevel_notify_inval_inode(session, node,

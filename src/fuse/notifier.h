@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// KernelCache over a mount: drops the kernel's pages and attributes by notifications on the FUSE device.
+// KernelCache over a mount: drops the kernel's pages, attributes and names by notifications on the FUSE device.
 //
 // A notification may block: behind a fill of its page that is not answered yet, behind write-back that needs
-// our own workers, behind a SETATTR that waits. So (C2)
+// our own workers, behind a SETATTR that waits, behind another change of the directory. So (C2)
 //  1. it runs on threads that serve no requests and hold no lock;
 //  2. a call covers one page, so that it can block only behind a fill of that page;
 //  3. every job that finds no idle thread gets a new one: a blocked job never holds up another.
@@ -38,12 +38,16 @@ class Notifier : public KernelCache {
   void invalidate_attributes(InodeNo ino) override EXCLUDES(mutex_);
   // As invalidate_attributes, and `done` runs, on any thread, once the kernel knows the new size.
   void refresh(InodeNo ino, std::function<void()> done) EXCLUDES(mutex_);
+  // `name` of directory `dir` means something else now, or nothing: `done` runs, on any thread, once the kernel has forgotten
+  // what it meant, and the directory's times.
+  void forget_name(InodeNo dir, std::string name, std::function<void()> done) EXCLUDES(mutex_);
 
  private:
   struct Job {
     InodeNo ino;
     ByteRange range;  // empty: attributes
     std::function<void()> done;
+    std::string name;  // not empty: this name of the directory `ino`, and its attributes
   };
   void push(Job job) EXCLUDES(mutex_);
   void run() EXCLUDES(mutex_);

@@ -4,7 +4,8 @@
 //
 // Who asks (docs/coherence.md): read(2) carries a lock owner; a READ without one fills a page of the kernel's
 // cache, so the kernel becomes an owner of it (C1). A WRITE with `writepage` is the kernel's write-back of
-// such pages (C3).
+// such pages (C3). The page is the inode's: it may be stored into through any file that allows it, not only
+// through the one that had it filled.
 #include <fcntl.h>
 #include <sys/uio.h>
 
@@ -55,15 +56,24 @@ void reply_pieces(fuse_req_t req, const Result<const FileSystem::ReadPieces*>& p
 void read(fuse_req_t req, fuse_ino_t, std::size_t size, off_t offset, fuse_file_info* fi) {
   Context& context = context_of(req);
   Handle* handle = handle_of(fi);
-  auto done = [req](Result<const FileSystem::ReadPieces*> pieces) {
-    const Flight flight(req);
-    reply_pieces(req, pieces);
-  };
   Flight::begin(context);
-  if (fi->lock_owner != 0)
-    context.fs.read(handle->inode, static_cast<u64>(offset), size, std::move(done));
-  else
-    context.fs.fill(handle->inode, static_cast<u64>(offset), size, handle->writable(), std::move(done));
+  if (fi->lock_owner != 0) {
+    context.fs.read(handle->inode, static_cast<u64>(offset), size, [req](Result<const FileSystem::ReadPieces*> pieces) {
+      const Flight flight(req);
+      reply_pieces(req, pieces);
+    });
+    return;
+  }
+  // A fill may wait for a pin: whoever touches the page can be killed meanwhile.
+  auto pending = PendingChange::begin(context.changes, context.executor, req, PendingChange::EndedBy::kDeath);
+  const bool writable = context.store_handles.any(handle->inode->ino);
+  auto fill = context.fs.fill(handle->inode, static_cast<u64>(offset), size, writable,
+                              [req, pending](Result<const FileSystem::ReadPieces*> pieces) {
+                                pending->finished();
+                                const Flight flight(req);
+                                reply_pieces(req, pieces);
+                              });
+  pending->attach(std::move(fill));
 }
 
 void write(fuse_req_t req, fuse_ino_t, const char* data, std::size_t size, off_t offset, fuse_file_info* fi) {

@@ -26,17 +26,25 @@ Status check_flags(Context& context, Inode& inode, int flags) {
   return {};
 }
 
-fuse_open_out open_out(const InodeRef& inode, int flags) {
+fuse_open_out open_out(Context& context, const InodeRef& inode, int flags) {
   fuse_open_out out{};
-  out.fh = reinterpret_cast<u64>(new Handle{inode, flags});
+  auto* handle = new Handle{inode, flags};
+  if (handle->allows_stores()) context.store_handles.add(inode->ino);  // before anybody can map the file through it
+  out.fh = reinterpret_cast<u64>(handle);
   out.open_flags = kOpenFlags;
   return out;
 }
 
+void end_handle(Context& context, Handle* handle) {
+  if (handle->allows_stores()) context.store_handles.remove(handle->inode->ino);
+  delete handle;
+}
+
 void reply_open(fuse_req_t req, const InodeRef& inode, int flags) {
-  const fuse_open_out out = open_out(inode, flags);
+  Context& context = context_of(req);
+  const fuse_open_out out = open_out(context, inode, flags);
   if (::fuse_reply_buf(req, reinterpret_cast<const char*>(&out), sizeof out) != 0)
-    delete reinterpret_cast<Handle*>(out.fh);
+    end_handle(context, reinterpret_cast<Handle*>(out.fh));
 }
 
 // The reply of CREATE and TMPFILE.
@@ -50,11 +58,11 @@ void reply_create(fuse_req_t req, const InodeRef& inode, int flags) {
   Context& context = context_of(req);
   auto attributes = context.fs.attributes(*inode);
   if (!attributes.ok()) return reply_status(req, attributes.status());
-  const CreateOut out{to_entry_out(context, *attributes), open_out(inode, flags)};
+  const CreateOut out{to_entry_out(context, *attributes), open_out(context, inode, flags)};
   context.nodes.add(inode);
   if (::fuse_reply_buf(req, reinterpret_cast<const char*>(&out), sizeof out) != 0) {
     context.nodes.forget(out.entry.nodeid, 1);
-    delete reinterpret_cast<Handle*>(out.open.fh);
+    end_handle(context, reinterpret_cast<Handle*>(out.open.fh));
   }
 }
 
@@ -108,7 +116,7 @@ void create(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode, fu
 }
 
 void release(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
-  delete handle_of(fi);
+  end_handle(context_of(req), handle_of(fi));
   ::fuse_reply_err(req, 0);
 }
 
@@ -128,7 +136,7 @@ void answer_tmpfile(Context& context, int fd, const fuse_in_header& request, con
   if (!made.ok()) return send_reply(fd, request.unique, to_errno(made.code()));
   auto attributes = context.fs.attributes(**made);
   if (!attributes.ok()) return send_reply(fd, request.unique, to_errno(attributes.code()));
-  const CreateOut out{to_entry_out(context, *attributes), open_out(*made, static_cast<int>(in.flags))};
+  const CreateOut out{to_entry_out(context, *attributes), open_out(context, *made, static_cast<int>(in.flags))};
   context.nodes.add(*made);
   send_reply(fd, request.unique, 0, &out, sizeof out);
 }

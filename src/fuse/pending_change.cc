@@ -1,18 +1,46 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "fuse/pending_change.h"
 
+#include <fmt/format.h>
+
+#include <csignal>
+#include <cstdio>
+#include <memory>
 #include <vector>
 
 namespace pindax {
+namespace {
 
-void PendingChange::run(PendingChanges& all, Executor& executor, fuse_req_t req,
-                        const std::function<std::shared_ptr<Change>(Done)>& start, Done finish) {
-  auto self = std::make_shared<PendingChange>(all, executor, req);
+constexpr std::chrono::milliseconds kLookAgain{100};
+
+// SIGKILL is pending: the kernel adds it to every thread of a process that a signal ends. Or the thread is gone already.
+bool is_dying(pid_t thread) {
+  if (thread == 0) return false;
+  const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(fmt::format("/proc/{}/status", thread).c_str(), "re"), &std::fclose);
+  if (file == nullptr) return true;
+  char line[256];
+  unsigned long long pending = 0;
+  while (std::fgets(line, sizeof line, file.get()) != nullptr)
+    if (std::sscanf(line, "SigPnd: %llx", &pending) == 1) return (pending >> (SIGKILL - 1) & 1) != 0;
+  return true;
+}
+
+}  // namespace
+
+std::shared_ptr<PendingChange> PendingChange::begin(PendingChanges& all, Executor& executor, fuse_req_t req,
+                                                    EndedBy ended_by) {
+  auto self = std::make_shared<PendingChange>(all, executor, req, ended_by);
   {
     MutexLock lock(all.mutex_);
     all.changes_.insert(self.get());
   }
   ::fuse_req_interrupt_func(req, &PendingChange::on_interrupt, self.get());
+  return self;
+}
+
+void PendingChange::run(PendingChanges& all, Executor& executor, fuse_req_t req,
+                        const std::function<std::shared_ptr<Change>(Done)>& start, Done finish) {
+  auto self = begin(all, executor, req, EndedBy::kAnySignal);
   auto change = start([self, finish = std::move(finish)](Status status) {
     self->finished();
     finish(std::move(status));
@@ -23,7 +51,18 @@ void PendingChange::run(PendingChanges& all, Executor& executor, fuse_req_t req,
 void PendingChange::on_interrupt(fuse_req_t, void* data) {
   auto self = static_cast<PendingChange*>(data)->shared_from_this();
   Executor& executor = self->executor_;
-  executor.post([self = std::move(self)] { self->interrupt(); });
+  executor.post([self = std::move(self)] { self->signalled(); });
+}
+
+void PendingChange::signalled() {
+  if (ended_by_ == EndedBy::kAnySignal || is_dying(thread_)) return interrupt();
+  {
+    MutexLock lock(mutex_);
+    if (done_) return;
+  }
+  executor_.post_at(Executor::Clock::now() + kLookAgain, [weak = weak_from_this()] {
+    if (const auto self = weak.lock()) self->signalled();
+  });
 }
 
 void PendingChange::attach(std::shared_ptr<Change> change) {

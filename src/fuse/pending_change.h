@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// A request that may wait for pins: SETATTR of a size, FALLOCATE, OPEN with O_TRUNC. Joins FUSE's interrupts
-// to the layout room's Change (R8).
+// A request that may wait for pins: SETATTR of a size, FALLOCATE, OPEN with O_TRUNC, the fill of a page. Joins
+// FUSE's interrupts to the layout room's Change (R8).
 //
 // libfuse calls an interrupt function with the request's lock held, also from within its registration, and a
 // reply frees the request. So
@@ -10,6 +10,10 @@
 //  waits;
 //  3. it is taken back before the reply: that waits for a function that runs, and later interrupts find
 //  nothing.
+//
+// A fill that ends with an error is a SIGBUS, whatever the error, and any signal interrupts, also one that has a
+// handler. So a fill is only ended for a thread that dies: until it does (a second signal brings no second
+// interrupt) it is looked at now and then.
 #pragma once
 
 #include <fuse_lowlevel.h>
@@ -33,19 +37,27 @@ class PendingChange : public std::enable_shared_from_this<PendingChange> {
   static void run(PendingChanges& all, Executor& executor, fuse_req_t req,
                   const std::function<std::shared_ptr<Change>(Done)>& start, Done finish);
 
-  PendingChange(PendingChanges& all, Executor& executor, fuse_req_t req)
-      : all_(all), executor_(executor), req_(req) {}
+  // The same in steps, for what does not end with a status: begin, start the change, attach() it; finished() before
+  // the reply, whichever of the two comes first.
+  enum class EndedBy { kAnySignal, kDeath };
+  static std::shared_ptr<PendingChange> begin(PendingChanges& all, Executor& executor, fuse_req_t req, EndedBy ended_by);
+  void attach(std::shared_ptr<Change> change) EXCLUDES(mutex_);
+  void finished() EXCLUDES(mutex_);
+
+  PendingChange(PendingChanges& all, Executor& executor, fuse_req_t req, EndedBy ended_by)
+      : all_(all), executor_(executor), req_(req), ended_by_(ended_by), thread_(::fuse_req_ctx(req)->pid) {}
 
  private:
   friend class PendingChanges;
   static void on_interrupt(fuse_req_t req, void* data);
-  void attach(std::shared_ptr<Change> change) EXCLUDES(mutex_);
+  void signalled() EXCLUDES(mutex_);
   void interrupt() EXCLUDES(mutex_);
-  void finished() EXCLUDES(mutex_);
 
   PendingChanges& all_;
   Executor& executor_;
   const fuse_req_t req_;
+  const EndedBy ended_by_;
+  const pid_t thread_;  // 0: of another pid namespace
   Mutex mutex_{LockRank::kLeaf};
   std::shared_ptr<Change> change_ GUARDED_BY(mutex_);
   bool interrupted_ GUARDED_BY(mutex_) = false;

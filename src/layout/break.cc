@@ -68,6 +68,15 @@ std::shared_ptr<Break> Break::fault(std::shared_ptr<InodeLayout> inode, std::sha
   return b;
 }
 
+std::shared_ptr<Break> Break::access(std::shared_ptr<InodeLayout> inode, ByteRange range, Go go) {
+  ChangeRequest request;
+  request.operation = "read or write past the page cache";
+  request.lock_range = request.break_range = range;
+  auto b = std::make_shared<Break>(std::move(inode), Kind::kFault, request);
+  b->go_ = std::move(go);
+  return b;
+}
+
 void Break::begin() {
   core_.add(*this);
   bool parked = false;

@@ -35,7 +35,8 @@
 //   kFill    C5: a page-cache fill. Direct translations are recalled, pins are waited for with a finite deadline; then the
 //            pages are the cache's and go() runs with the hold.
 //   kFault   C1, C4: a direct fault that must take pages from the cache, or zero pages from other mappers (R18). Creates no
-//            pins, so it scans none and never waits for a sleeping break (A5).
+//            pins, so it scans none and never waits for a sleeping break (A5). Without a mapping: a read or write past the
+//            cache (C7).
 //
 // Locking: `phase_` and what stands with it are guarded by inode_->mutex. Whoever moves the phase out of a waiting
 // state owns the machine until the next one: the rest belongs to the owner alone.
@@ -62,6 +63,7 @@ class Break final : public Change, public Wakeable, public std::enable_shared_fr
   static std::shared_ptr<Break> change(std::shared_ptr<InodeLayout> inode, const ChangeRequest& request, Apply apply,
                                        Done done);
   static std::shared_ptr<Break> fill(std::shared_ptr<InodeLayout> inode, ByteRange range, bool writable, Go go);
+  static std::shared_ptr<Break> access(std::shared_ptr<InodeLayout> inode, ByteRange range, Go go);
   static std::shared_ptr<Break> fault(std::shared_ptr<InodeLayout> inode, std::shared_ptr<Mapping> mapping, ByteRange range,
                                       bool write, Go go);
   Break(std::shared_ptr<InodeLayout> inode, Kind kind, const ChangeRequest& request);
@@ -135,6 +137,7 @@ class Break final : public Change, public Wakeable, public std::enable_shared_fr
   void timer_fired(u64 step);
   void poll_clients();
   void park();
+  void outstay();
   void apply();
   void finish(Status status, bool applied);
   bool interrupted_now();
@@ -173,6 +176,11 @@ class Break final : public Change, public Wakeable, public std::enable_shared_fr
   const std::optional<Clock::time_point> deadline_;
   bool write_ = false;                // kFill: writable handle; kFault: write fault
   std::shared_ptr<Mapping> faulter_;  // kFault
+  // The kernel's pages stay: they are in a fill's own hands, or the faulter's memory; or (C6) a SETATTR's, which the kernel drops
+  // itself when it has the answer, and until then a notification over a dirty page would wait for that very answer.
+  bool leaves_cache() const {
+    return kind_ == Kind::kFill || request_.kernel_setattr || (faulter_ != nullptr && faulter_->indirect);
+  }
   Apply apply_;
   Done done_;
   Go go_;
@@ -185,6 +193,7 @@ class Break final : public Change, public Wakeable, public std::enable_shared_fr
   bool counted_in_ = false;   // G1
   bool recall_sent_ = false;  // G2
   bool counts_as_sleeping_setattr_ = false;
+  bool outstayed_ = false;  // a SETATTR: a parked fill has waited for too long
   bool sleeps_for_recall_ = false;
   u64 ticket_ = 0;  // A1
   u64 scans_ = 0, retries_ = 0, busy_offset_ = 0;

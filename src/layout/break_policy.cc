@@ -31,7 +31,7 @@ bool is_lease(const SeenPin& pin) { return (pin.kind & proto::kPinKindMask) == s
 // C6: the kernel has stopped the inode's write-back for this SETATTR, and everybody who touches a dirty page hangs.
 // Mutex held.
 bool Break::must_not_sleep() const NO_THREAD_SAFETY_ANALYSIS {
-  return request_.kernel_setattr && inode_->pages.may_be_dirty();
+  return request_.kernel_setattr && (outstayed_ || inode_->pages.may_be_dirty());
 }
 
 Break::Verdict Break::verdict_for_recall() const {

@@ -63,7 +63,7 @@ bool Break::exempt(const Mapping& mapping, ByteRange r) const {
 // A client that sees stale zeros harms itself only: nobody waits for its answer longer than the recall's own deadline, and
 // the writes that follow do not wait for it again.
 bool Break::anything_pending() const NO_THREAD_SAFETY_ANALYSIS {
-  if (kind_ != Kind::kFill && !request_.kernel_setattr && inode_->pages.draining(range_)) return true;
+  if (!leaves_cache() && inode_->pages.draining(range_)) return true;
   if (kind_ == Kind::kFault && !write_) return false;
   bool pending = false;
   inode_->mappings.each_overlapping(range_, [&](const Mapping& m) {
@@ -108,15 +108,13 @@ void Break::recall() {
                                               : Mapping::RecallWhat::kAll;
       if (m.send_recall(pieces, what)) recall_sent_ = true;
     });
-    // A fill's own pages are in its hands. A SETATTR's pages are dropped by the kernel itself when it has the answer, and
-    // until then a notification over a dirty page would wait for that very answer (C6).
-    if (kind_ != Kind::kFill && !request_.kernel_setattr) drops = inode_->pages.begin_drop(range_);
+    if (!leaves_cache()) drops = inode_->pages.begin_drop(range_);
     pending = anything_pending();
     if (pending) {
       phase_ = Phase::kRecalling;
       ++step_;
       if (!recall_deadline_) recall_deadline_ = latest_recall_deadline();
-      arm(Clock::now() + core_.options.recall_bound);
+      arm(Clock::now() + (must_not_sleep() ? core_.options.setattr_recall_bound : core_.options.recall_bound));
     }
   }
   PINDAX_STEP("break.recalled");
@@ -175,7 +173,7 @@ void Break::force_or_refuse() {
   bool kernel = false;
   {
     MutexLock lock(inode_->mutex);
-    kernel = !request_.kernel_setattr && kind_ != Kind::kFill && inode_->pages.draining(range_);
+    kernel = !leaves_cache() && inode_->pages.draining(range_);
     const bool frees = kind_ == Kind::kChange && !request_.recall_only && request_.only_frees;
     if (!kernel && frees && policy_ != BusyPolicy::kRefuse) forced_ = unacknowledged();
   }

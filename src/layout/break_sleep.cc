@@ -81,7 +81,7 @@ void Break::timer_fired(u64 step) {
     }
   }
   if (at == Phase::kRecalling) return bound_passed();
-  if (at == Phase::kParked) return finish(Status(Errc::kInterrupted, "parked behind a waiting truncate"), false);
+  if (at == Phase::kParked) return outstay();
   if (at != Phase::kSleeping) return;
   poll_clients();
   wake();
@@ -133,7 +133,24 @@ void Break::interrupt() {
     core_.executor.post([self = shared_from_this()] { self->finish(Status(Errc::kInterrupted), false); });
 }
 
-// C6: not answered while a SETATTR sleeps, so that no page of the inode becomes dirty. EINTR restarts the fault.
+// C6: nobody waits without end behind a truncate that waits for a pin, perhaps his own, and a fill that fails is a SIGBUS. So
+// after the fill's deadline the truncate decides as if the page were there and dirty. The machine is ours (timer_fired).
+void Break::outstay() {
+  std::vector<std::shared_ptr<Break>> setattrs;
+  {
+    MutexLock lock(inode_->mutex);
+    phase_ = Phase::kParked;
+    for (const auto& b : inode_->breaks) {
+      if (!b->counts_as_sleeping_setattr_) continue;
+      b->outstayed_ = true;
+      setattrs.push_back(b);
+    }
+  }
+  for (const auto& b : setattrs) b->wake();
+  park();
+}
+
+// C6: not answered while a SETATTR sleeps, so that no page of the inode becomes dirty.
 void Break::park() {
   MutexLock lock(inode_->mutex);
   if (phase_ != Phase::kParked) return;
@@ -143,7 +160,7 @@ void Break::park() {
     return;
   }
   ++step_;
-  arm(deadline_.value_or(Clock::now() + kFillDeadline));
+  arm(expired() ? Clock::now() + kFillDeadline : deadline_.value_or(Clock::now() + kFillDeadline));
 }
 
 }  // namespace pindax

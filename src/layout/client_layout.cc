@@ -151,7 +151,7 @@ void LayoutImpl::with_fault(Mapping& mapping, ByteRange range, bool write, std::
     bool quick = true;
     {
       MutexLock lock(m->inode->mutex);
-      quick = !m->inode->pages.owns(pages);
+      quick = m->indirect || !m->inode->pages.owns(pages);
       if (quick && write)
         m->inode->mappings.each_overlapping(pages, [&](Mapping& other) {
           if (&other == m.get()) return;

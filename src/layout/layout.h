@@ -117,6 +117,9 @@ struct LayoutOptions {
   std::optional<std::chrono::milliseconds> deadline;
   std::chrono::milliseconds recall_deadline{5000};  // B4
   std::chrono::milliseconds recall_bound{20};       // acks slower than this: drop the lock, start over (B4)
+  // C6: a SETATTR must not sleep over a recall, and until it ends all who touch a dirty page hang. But what is forced out of a
+  // client's hands is stored to for a while longer, so a client that lives gets time to answer on a busy machine.
+  std::chrono::milliseconds setattr_recall_bound{1000};
   std::chrono::milliseconds rescan_period{500};     // for clients that never ring (U3)
   std::chrono::milliseconds lease_deadline{5000};   // how long the holder of a lease has after he was asked
   std::chrono::milliseconds stuck_after{10000};     // soft deadline of transient pins: then they are shown as stuck
@@ -138,10 +141,21 @@ class Layout {
   // executor. It must not block on anything that can wait for a client, the kernel or a range lock.
   virtual void with_shared(InodeLayout& inode, ByteRange range, std::function<void(SharedHold)> go) = 0;
 
-  // A page-cache fill (`writable`: for a handle open for writing): takes the pages over from direct mappers (recall), waits as a
-  // break with a finite deadline where pinned (C5), is parked while draining (C4) or while a SETATTR sleeps (C6).
-  // `go` runs with a shared hold and ownership recorded, or with the error that the fill gets.
-  virtual void with_fill(InodeLayout& inode, ByteRange range, bool writable, std::function<void(Result<SharedHold>)> go) = 0;
+  // A page-cache fill (`writable`: the page may be stored into without another word): takes the pages over from direct mappers
+  // (recall), waits as a break with a finite deadline where pinned (C5), is parked while draining (C4) or while a SETATTR
+  // sleeps (C6). `go` runs with a shared hold and ownership recorded, or with the error that the fill gets; kInterrupted by
+  // way of the handle.
+  virtual std::shared_ptr<Change> with_fill(InodeLayout& inode, ByteRange range, bool writable,
+                                            std::function<void(Result<SharedHold>)> go) = 0;
+
+  // For bytes that are read or stored in place past the kernel's page cache (C7): as with_shared, once the kernel has written
+  // back and dropped the pages of the range that it owns, all of them, or only those that may be dirty.
+  enum class CachedPages { kAll, kMaybeDirty };
+  virtual void with_cache_dropped(InodeLayout& inode, ByteRange range, CachedPages which,
+                                  std::function<void(Result<SharedHold>)> go) = 0;
+  // The first byte of the range whose page the kernel's cache may hold; the range's end if there is none. Stays true under a
+  // hold of the range but for pages that the kernel lets go.
+  virtual u64 first_cached(InodeLayout& inode, ByteRange range) const = 0;
 
   // Kernel write-back of dirty pages: at once, no lock that a break holds while it waits (C3).
   // False: the range is being freed now; the caller must drop the data instead of storing or allocating.

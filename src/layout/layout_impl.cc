@@ -39,8 +39,8 @@ void LayoutImpl::with_shared(InodeLayout& inode, ByteRange range, std::function<
   with_hold(inode, range, RangeLock::Mode::kShared, std::move(go));
 }
 
-void LayoutImpl::with_fill(InodeLayout& inode, ByteRange range, bool writable,
-                           std::function<void(Result<SharedHold>)> go) {
+std::shared_ptr<Change> LayoutImpl::with_fill(InodeLayout& inode, ByteRange range, bool writable,
+                                              std::function<void(Result<SharedHold>)> go) {
   const ByteRange pages = range.empty() ? range : block_aligned(range);
   std::vector<PageCacheOwners::Drop> drops;
   {
@@ -52,7 +52,30 @@ void LayoutImpl::with_fill(InodeLayout& inode, ByteRange range, bool writable,
   }
   inode.issue(drops);
   PINDAX_STEP("layout.fill_in_hand");
-  Break::fill(inode.shared_from_this(), pages, writable, std::move(go))->begin();
+  auto fill = Break::fill(inode.shared_from_this(), pages, writable, std::move(go));
+  fill->begin();
+  return fill;
+}
+
+// Fills hold their range exclusively: what is not cached under the hold stays so until it ends.
+void LayoutImpl::with_cache_dropped(InodeLayout& inode, ByteRange range, CachedPages which,
+                                    std::function<void(Result<SharedHold>)> go) {
+  with_hold(inode, range, RangeLock::Mode::kShared,
+            [in = inode.shared_from_this(), range, which, go = std::move(go)](SharedHold hold) mutable {
+              bool cached = false;
+              {
+                MutexLock lock(in->mutex);
+                cached = which == CachedPages::kAll ? in->pages.owns(range) : in->pages.may_be_dirty(range);
+              }
+              if (!cached) return go(std::move(hold));
+              hold.release();
+              Break::access(in, range, std::move(go))->begin();
+            });
+}
+
+u64 LayoutImpl::first_cached(InodeLayout& inode, ByteRange range) const {
+  MutexLock lock(inode.mutex);
+  return inode.pages.first(range);
 }
 
 // C3. Only a change that is being applied makes a write-back pointless: until then it may still fail, and the data count.

@@ -17,7 +17,11 @@ class LayoutImpl final : public Layout, public ClientLayout {
   void set_kernel_cache(KernelCache* cache) override { core_->kernel_cache.store(cache); }
   void set_quarantine_owner(QuarantineOwner* owner) override { core_->quarantine_owner.store(owner); }
   void with_shared(InodeLayout& inode, ByteRange range, std::function<void(SharedHold)> go) override;
-  void with_fill(InodeLayout& inode, ByteRange range, bool writable, std::function<void(Result<SharedHold>)> go) override;
+  std::shared_ptr<Change> with_fill(InodeLayout& inode, ByteRange range, bool writable,
+                                    std::function<void(Result<SharedHold>)> go) override;
+  void with_cache_dropped(InodeLayout& inode, ByteRange range, CachedPages which,
+                          std::function<void(Result<SharedHold>)> go) override;
+  u64 first_cached(InodeLayout& inode, ByteRange range) const override;
   bool may_write_back(InodeLayout& inode, ByteRange range) override;
   std::shared_ptr<Change> change(InodeLayout& inode, const ChangeRequest& request,
                                  std::function<Status(const ChangeGrant&)> apply,

@@ -82,10 +82,16 @@ bool PageCacheOwners::draining(ByteRange range) const {
   return found;
 }
 
-bool PageCacheOwners::may_be_dirty() const {
+bool PageCacheOwners::may_be_dirty(ByteRange range) const {
   bool found = false;
-  pages_.each(kEverything, [&](ByteRange, const Owner& o) { return !(found = found || o.writable); });
+  pages_.each(range, [&](ByteRange, const Owner& o) { return !(found = found || o.writable); });
   return found;
+}
+
+u64 PageCacheOwners::first(ByteRange range) const {
+  u64 at = range.end;
+  pages_.each(range, [&](ByteRange r, const Owner&) { at = r.begin; return false; });
+  return at;
 }
 
 std::vector<ByteRange> PageCacheOwners::maybe_dirty() const {

@@ -40,7 +40,9 @@ class PageCacheOwners {
 
   bool owns(ByteRange range) const { return pages_.any(range); }  // cache or draining
   bool draining(ByteRange range) const;
-  bool may_be_dirty() const;
+  u64 first(ByteRange range) const;  // byte of `range` whose page is owned, or the range's end
+  bool may_be_dirty() const { return may_be_dirty({0, kMaxOffset}); }
+  bool may_be_dirty(ByteRange range) const;
   std::vector<ByteRange> maybe_dirty() const;
   bool empty() const { return pages_.empty(); }
 

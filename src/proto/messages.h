@@ -24,7 +24,7 @@ enum class Type : u32 {
   kClose = 4,       // CloseBody
   kMap = 5,         // MapBody -> MapReply
   kUnmap = 6,       // UnmapBody: replied after every translation of it is forgotten
-  kFault = 7,       // FaultBody: grants follow; then a reply without a body if the request id is not 0 (populate)
+  kFault = 7,       // FaultBody: grants follow; then, if the request id is not 0 (populate), a FaultReply
   kPin = 8,         // PinBody -> PinReply (slow path; may wait)
   kCancel = 9,      // CancelBody: not answered; the request it names ends with EINTR if it still waits
   kPersist = 10,    // PersistBody
@@ -205,6 +205,7 @@ struct CloneBody {
 };
 struct ReadBody { FileRef file; u64 offset; u64 length; };
 struct WriteBody { FileRef file; u64 offset; u32 length; u32 append; };
+struct FaultReply { u64 populated_end; };  // bytes of the file: everything before it was looked at
 struct WriteReply { u64 written; };
 struct StatReply {
   u64 inode, size_bytes, blocks_512;

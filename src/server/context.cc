@@ -46,4 +46,16 @@ void UncommittedTable::end_sync(Inode& inode, u64 begun) {
   client_layout(fs_.layout()).set_uncommitted(*inode.layout(), false);
 }
 
+void ServerContext::announce(const KernelNews& news, std::function<void()> then) {
+  KernelView* kernel = kernel_view.load();
+  if (kernel == nullptr || (news.names.empty() && news.inodes.empty())) return then();
+  // The last of them, whichever that is, goes on.
+  auto left = std::make_shared<std::atomic<std::size_t>>(news.names.size() + news.inodes.size());
+  auto done = [left, then = std::move(then)] {
+    if (left->fetch_sub(1) == 1) then();
+  };
+  for (const auto& [dir, name] : news.names) kernel->forget_name(dir, name, done);
+  for (const InodeNo ino : news.inodes) kernel->refresh(ino, done);
+}
+
 }  // namespace pindax

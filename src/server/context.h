@@ -63,12 +63,20 @@ class UncommittedTable {
 
 class Session;
 
+// What a client changed of what the kernel may remember (C7).
+struct KernelNews {
+  std::vector<std::pair<InodeNo, std::string>> names;  // directory and name: made, removed or renamed
+  std::vector<InodeNo> inodes;                         // whose attributes changed
+};
+
 // The mount beside the server, if there is one. Implemented above; thread-safe.
 class KernelView {
  public:
   virtual ~KernelView() = default;
   // Attributes of the inode changed by a client: `done` runs, on any thread, once the kernel knows the new size.
   virtual void refresh(InodeNo ino, std::function<void()> done) = 0;
+  // `name` in `dir` was made, removed or renamed by a client: likewise, once the kernel has forgotten what it knew of it.
+  virtual void forget_name(InodeNo dir, std::string name, std::function<void()> done) = 0;
 };
 
 struct ServerContext {
@@ -87,6 +95,8 @@ struct ServerContext {
   std::atomic<u64> stuck_pins_ever{0};
   int epoll_fd = -1;
   std::function<void()> on_shutdown;  // {"op":"shutdown"}; any thread
+  // Runs `then`, on any thread, once the kernel has forgotten what is not so any more. At once without a mount.
+  void announce(const KernelNews& news, std::function<void()> then);
   // The live sessions, for listings. Any thread, no locks held.
   std::function<std::vector<std::shared_ptr<Session>>()> sessions;
 

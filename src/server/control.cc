@@ -163,7 +163,8 @@ Status Session::handle_control(Packet& p) {
   context_.fs.executor().post([self = shared_from_this(), request, parsed] {
     const Caller who = self->caller();
     const std::string op = (*parsed)["op"].get<std::string>();
-    const control::Request r{self->context_, self->peer_, who, self->sees_all(), *parsed};
+    KernelNews news;
+    const control::Request r{self->context_, self->peer_, who, self->sees_all(), *parsed, news};
     auto answer = [self, request](const Result<Json>& result) {
       if (!result.ok()) {
         self->reply(request, result.status());
@@ -183,7 +184,10 @@ Status Session::handle_control(Packet& p) {
     if (op == "recall") return recall_file(r, answer);
     if (op == "defragment") return self->set_pending_change(request, defragment_file(r, answer));
     for (const auto& entry : control::kOperations)
-      if (op == entry.name) return answer(entry.run(r));
+      if (op == entry.name) {
+        Result<Json> result = entry.run(r);
+        return self->context_.announce(news, [answer, result = std::move(result)] { answer(result); });
+      }
     answer(Status(Errc::kNotSupported, "this daemon does not know the operation \"" + op + "\""));
   });
   return {};

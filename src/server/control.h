@@ -21,6 +21,7 @@ struct Request {
   const Caller& caller;
   bool sees_all;  // root or the mount's owner
   const Json& arguments;
+  KernelNews& news;  // what the operation changed: announced before it is answered
 };
 
 // An argument, or kInvalid with its name.

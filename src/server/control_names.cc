@@ -125,6 +125,7 @@ Result<Json> make_directory(const Request& r) {
   PINDAX_ASSIGN(WalkResult at, walk_to_new_name(r));
   const u32 mode = static_cast<u32>(optional_number(r, "mode").value_or(0755)) & 07777;
   PINDAX_ASSIGN(InodeRef made, r.context.fs.create(*at.parent, at.name, {.mode = S_IFDIR | mode}, r.caller));
+  r.news.names.emplace_back(at.parent->ino, at.name);
   return Json{{"inode", made->ino.value}};
 }
 
@@ -134,6 +135,7 @@ Result<Json> make_symlink(const Request& r) {
   PINDAX_ASSIGN(WalkResult at, walk_to_new_name(r));
   PINDAX_ASSIGN(InodeRef made, r.context.fs.create(*at.parent, at.name,
                                                    {.mode = S_IFLNK | 0777u, .symlink_target = target}, r.caller));
+  r.news.names.emplace_back(at.parent->ino, at.name);
   return Json{{"inode", made->ino.value}};
 }
 
@@ -158,6 +160,8 @@ Result<Json> remove_name(const Request& r) {
   if ((dir.mode & S_ISVTX) != 0 && !is_privileged(r) && r.caller.uid != dir.uid && r.caller.uid != file.uid)
     return Status(Errc::kPermission, "the directory is sticky and the file is another user's");
   PINDAX_TRY(S_ISDIR(file.mode) ? fs.rmdir(*at.parent, at.name) : fs.unlink(*at.parent, at.name));
+  r.news.names.emplace_back(at.parent->ino, at.name);
+  r.news.inodes.push_back(at.inode->ino);
   return Json::object();
 }
 
@@ -191,6 +195,7 @@ Result<Json> change_attributes(const Request& r) {
     set.mtime.nanoseconds = static_cast<u32>(optional_number(r, "mtime_ns").value_or(0) % 1'000'000'000);
   }
   PINDAX_ASSIGN(const Attributes after, fs.set_attributes(*inode, set, r.caller));
+  r.news.inodes.push_back(inode->ino);
   return attributes_row(after);
 }
 

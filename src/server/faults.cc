@@ -29,32 +29,36 @@ Status Session::handle_fault(Packet& p) {
     return Status(Errc::kProtocol, "a fault outside the mapping or its rights");
   PINDAX_STEP("server.fault");
   auto self = shared_from_this();
-  fault(entry, range, body.write == 1, [self, request](Status status) {
-    if (request != 0) self->reply(request, status);
+  fault(entry, range, body.write == 1, [self, request](const Status& status, u64 covered_end) {
+    if (request == 0) return;
+    if (!status.ok()) return self->reply(request, status);
+    self->reply_body(request, proto::FaultReply{.populated_end = covered_end});
   });
   return {};
 }
 
-void Session::fault(const EntryPtr& entry, ByteRange range, bool write, std::function<void(Status)> done) {
+void Session::fault(const EntryPtr& entry, ByteRange range, bool write, FaultDone done) {
   begin_use(entry);
   // Pages that the kernel's cache owns are taken over one by one, as they are needed.
-  if (!context_.fs.layout().maybe_dirty(*entry->inode->layout()).empty()) range.end = range.begin + kBlockSize;
+  const u64 cached = context_.fs.layout().first_cached(*entry->inode->layout(), range);
+  range.end = std::min(range.end, std::max(cached, range.begin + kBlockSize));
   auto self = shared_from_this();
   auto go = [self, entry, range, write, done = std::move(done)](Result<SharedHold> hold) {
     Result<bool> served = false;
+    u64 covered_end = range.begin + kBlockSize;
     if (hold.ok()) {
       PINDAX_STEP("server.fault_held");
-      served = self->grant_existing(*entry, range, write, *hold);
+      served = self->grant_existing(*entry, range, write, *hold, &covered_end);
       hold->release();
     } else {
       served = hold.status();
     }
     const ByteRange block{range.begin, range.begin + kBlockSize};
     if (served.ok() && !*served) {
-      self->allocate_and_grant(entry, block, done);
+      self->allocate_and_grant(entry, block, [done, end = block.end](const Status& status) { done(status, end); });
     } else {
       if (!served.ok()) self->grant_error(*entry, block, served.status());
-      done(served.status());
+      done(served.status(), covered_end);
     }
     self->end_use(entry);
   };
@@ -80,11 +84,13 @@ GrantPiece piece_of(const Translation& t, bool writable_mapping) {
 
 }  // namespace
 
-Result<bool> Session::grant_existing(MappingEntry& entry, ByteRange range, bool write, const SharedHold& hold) {
+Result<bool> Session::grant_existing(MappingEntry& entry, ByteRange range, bool write, const SharedHold& hold,
+                                     u64* covered_end) {
   PINDAX_ASSIGN(const std::vector<Translation> found, context_.fs.translate(*entry.inode, range, false));
   std::vector<GrantPiece> pieces;
   bool writable = false;
   for (const Translation& t : found) {
+    *covered_end = std::min(range.end, t.file_offset + t.length);
     const bool first = t.file_offset <= range.begin && range.begin < t.file_offset + t.length;
     GrantPiece piece = piece_of(t, entry.writable);
     piece.range = intersect(piece.range, range);

@@ -32,7 +32,7 @@ Result<Session::OpenFile> Session::use_file(const proto::FileRef& ref) {
 namespace {
 
 Result<std::pair<InodeRef, bool>> open_or_create(FileSystem& fs, const Caller& caller, std::string_view path,
-                                                 const proto::OpenBody& open) {
+                                                 const proto::OpenBody& open, KernelNews& news) {
   const int flags = static_cast<int>(open.flags);
   const bool create = (flags & O_CREAT) != 0;
   const bool exclusive = create && (flags & O_EXCL) != 0;
@@ -44,6 +44,7 @@ Result<std::pair<InodeRef, bool>> open_or_create(FileSystem& fs, const Caller& c
   if (at.must_be_directory || at.name.empty()) return Status(Errc::kIsDirectory, "a directory cannot be opened this way");
   PINDAX_TRY(fs.access(*at.parent, W_OK | X_OK, caller));
   auto created = fs.create(*at.parent, at.name, {.mode = S_IFREG | (open.mode & 07777u)}, caller);
+  if (created.ok()) news.names.emplace_back(at.parent->ino, at.name);
   if (created.ok()) return std::pair{*created, true};
   if (created.code() != Errc::kExists || exclusive) return created.status();
   // Somebody was faster: it is theirs that we open.
@@ -88,7 +89,8 @@ Status Session::handle_open(Packet& p) {
   Caller who = caller();
   who.umask = open.umask & 0777;
   const std::string_view path(reinterpret_cast<const char*>(rest.data()), rest.size());
-  auto opened = open_or_create(context_.fs, who, path, open);
+  KernelNews news;
+  auto opened = open_or_create(context_.fs, who, path, open, news);
   if (!opened.ok()) {
     reply(request, opened.status());
     return {};
@@ -102,7 +104,7 @@ Status Session::handle_open(Packet& p) {
   }
   const OpenFile file{.inode = inode, .access = flags & O_ACCMODE};
   if (created || (flags & O_TRUNC) == 0) {
-    finish_open(request, file, created, open.flags);
+    finish_open(request, file, news);
     return {};
   }
   // O_TRUNC waits for pins like any truncation (R25); the handle appears with the reply.
@@ -131,14 +133,18 @@ Status Session::handle_open(Packet& p) {
   return {};
 }
 
-void Session::finish_open(u64 request, OpenFile file, bool, u32) {
+void Session::finish_open(u64 request, OpenFile file, const KernelNews& news) {
   auto attributes = context_.fs.attributes(*file.inode);
   if (!attributes.ok()) return reply(request, attributes.status());
+  if (!begin_pending(request)) return;
   const u64 handle = next_handle_++;
   const proto::OpenReply body{.handle = handle, .inode = file.inode->ino.value, .size_bytes = attributes->size_bytes,
                               .mode = attributes->mode, .reserved = 0};
   files_.emplace(handle, std::move(file));
-  reply_body(request, body);
+  context_.announce(news, [self = shared_from_this(), request, body] {
+    self->reply_body(request, body);
+    self->end_pending(request);
+  });
 }
 
 Status Session::handle_close(Packet& p) {
@@ -177,7 +183,8 @@ Status Session::handle_read(Packet& p) {
                        self->reply(request, copied, data);
                      }
                      self->end_pending(request);
-                   });
+                   },
+                   FileSystem::Reader::kClient);
   return {};
 }
 

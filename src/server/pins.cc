@@ -71,11 +71,7 @@ void Session::finish_write_pin(const EntryPtr& entry, ByteRange range, u64 at, u
     self->context_.fs.executor().post(
         [self, entry, range, at = piece.end, pin, request] { self->finish_write_pin(entry, range, at, pin, request); });
   };
-  // Without translations of its own a client leaves the kernel's pages where they are.
-  if (entry->indirect)
-    context_.fs.layout().with_shared(*entry->inode->layout(), piece, std::move(go));
-  else
-    context_.clients().with_fault(*entry->mapping, piece, true, std::move(go));
+  context_.clients().with_fault(*entry->mapping, piece, true, std::move(go));
 }
 
 void Session::answer_pin(const EntryPtr& entry, ByteRange range, u64 pin, u64 request, const Status& status) {

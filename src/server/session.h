@@ -157,7 +157,7 @@ class Session final : public ClientPort, public std::enable_shared_from_this<Ses
   Status handle_sync(Packet& p);
   Result<OpenFile> use_file(const proto::FileRef& ref);
   void publish_size(Inode& inode);
-  void finish_open(u64 request, OpenFile file, bool created, u32 flags);
+  void finish_open(u64 request, OpenFile file, const KernelNews& news);
 
   // layout_ops.cc
   Status handle_fallocate(Packet& p);
@@ -178,11 +178,13 @@ class Session final : public ClientPort, public std::enable_shared_from_this<Ses
   void begin_use(const EntryPtr& entry) EXCLUDES(mutex_);
   void end_use(const EntryPtr& entry) EXCLUDES(mutex_);
   void finish_unmap(const EntryPtr& entry);
-  // Grants something for the first block of `range` and what else is cheap; then `done`, exactly once.
-  void fault(const EntryPtr& entry, ByteRange range, bool write, std::function<void(Status)> done);
+  // Grants something for the first block of `range` and what else is cheap; then `done`, exactly once, with the end of what
+  // was looked at.
+  using FaultDone = std::function<void(const Status& status, u64 covered_end)>;
+  void fault(const EntryPtr& entry, ByteRange range, bool write, FaultDone done);
   void allocate_and_grant(const EntryPtr& entry, ByteRange block, std::function<void(Status)> done);
   // True: the first block is served. Under the hold; a write that meets no writable block there is not served.
-  Result<bool> grant_existing(MappingEntry& entry, ByteRange range, bool write, const SharedHold& hold);
+  Result<bool> grant_existing(MappingEntry& entry, ByteRange range, bool write, const SharedHold& hold, u64* covered_end);
   // Blocks that were just looked up for writing: F1, under the hold.
   void grant_made(MappingEntry& entry, const std::vector<Translation>& made, ByteRange range, const SharedHold& hold);
   void grant_error(const MappingEntry& entry, ByteRange range, const Status& why);

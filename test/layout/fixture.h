@@ -397,13 +397,14 @@ struct Fixture {
   struct Fill {
     std::atomic<int> ended{0};
     std::atomic<int> code{-1};
+    std::shared_ptr<Change> handle;
     bool wait() {
       return eventually([&] { return ended == 1; });
     }
   };
   std::shared_ptr<Fill> fill(ByteRange range, bool writable) {
     auto f = std::make_shared<Fill>();
-    layout->with_fill(*inode, range, writable, [f](Result<SharedHold> hold) {
+    f->handle = layout->with_fill(*inode, range, writable, [f](Result<SharedHold> hold) {
       f->code = static_cast<int>(hold.code());
       ++f->ended;
     });

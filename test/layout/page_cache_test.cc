@@ -126,7 +126,9 @@ TEST_CASE("page cache: write-backs are refused only while the change is applied 
 }
 
 TEST_CASE("page cache: [R41] a SETATTR over dirty pages never sleeps: quarantine, or ETXTBSY (C6)") {
-  Fixture f;
+  LayoutOptions options = Fixture::quick();
+  options.recall_bound = options.setattr_recall_bound = 2ms;
+  Fixture f(options);
   auto c = f.client(100);
   Mapping* m = f.map(*c, 1, pages(0, 16));
   CHECK(f.fill(pages(12, 1), true)->wait());  // anywhere in the inode
@@ -165,6 +167,106 @@ TEST_CASE("page cache: [R41] a SETATTR over dirty pages never sleeps: quarantine
     truncate->handle->interrupt();
     CHECK(truncate->result() == Errc::kInterrupted);
   }
+}
+
+TEST_CASE("page cache: a SETATTR over dirty pages waits longer than a break's bound for a client that answers (C6)") {
+  LayoutOptions options = Fixture::quick();
+  options.recall_bound = 2ms;
+  options.setattr_recall_bound = 60s;
+  Fixture f(options);
+  auto c = f.client(100);
+  Mapping* m = f.map(*c, 1, pages(0, 16));
+  CHECK(f.fill(pages(12, 1), true)->wait());
+  CHECK(f.fault(m, pages(3, 1)) == Errc::kOk);
+  auto r = f.request({0, kMaxOffset}, "truncate");
+  r.kernel_setattr = true;
+  auto truncate = f.change(r);
+  std::this_thread::sleep_for(50ms);
+  CHECK(truncate->applied == 0);
+  CHECK(c->acknowledge_next());
+  CHECK(truncate->result() == Errc::kOk);
+  CHECK(truncate->grant.to_quarantine.empty());
+}
+
+namespace {
+
+struct Access {
+  std::atomic<int> ended{0};
+  std::atomic<int> code{-1};
+  SharedHold hold;
+};
+
+std::shared_ptr<Access> access(Fixture& f, ByteRange range, Layout::CachedPages which) {
+  auto a = std::make_shared<Access>();
+  f.layout->with_cache_dropped(*f.inode, range, which, [a](Result<SharedHold> hold) {
+    a->code = static_cast<int>(hold.code());
+    if (hold.ok()) a->hold = std::move(hold).value();
+    ++a->ended;
+  });
+  return a;
+}
+
+}  // namespace
+
+TEST_CASE("page cache: bytes move past the cache only once it holds nothing of them (C7)") {
+  using Which = Layout::CachedPages;
+  Fixture f;
+  CHECK(f.fill(pages(2, 1), false)->wait());
+  CHECK(f.fill(pages(3, 1), true)->wait());
+  f.kernel.hold = true;
+  CHECK(access(f, pages(8, 4), Which::kAll)->ended == 1);         // not cached
+  CHECK(access(f, pages(2, 1), Which::kMaybeDirty)->ended == 1);  // a reader sees what the cache has
+  CHECK(f.kernel.drops() == 0);
+  CHECK(f.layout->first_cached(*f.inode, pages(0, 9)) == pages(2, 1).begin);
+  CHECK(f.layout->first_cached(*f.inode, pages(4, 5)) == pages(4, 5).end);
+  auto read = access(f, pages(3, 2), Which::kMaybeDirty);
+  REQUIRE(eventually([&] { return f.kernel.drops() == 1; }));
+  CHECK(read->ended == 0);
+  CHECK(f.kernel.finish(0));
+  REQUIRE(eventually([&] { return read->ended == 1; }));
+  CHECK(read->code == 0);
+  auto fill = f.fill(pages(3, 1), true);  // comes back when the reader is done
+  CHECK(fill->ended == 0);
+  read->hold.release();
+  CHECK(fill->wait());
+  auto write = access(f, pages(0, 4), Which::kAll);
+  REQUIRE(eventually([&] { return f.kernel.drops() == 2; }));
+  CHECK(f.kernel.ranges[1] == pages(2, 2));
+  CHECK(f.kernel.finish(1));
+  CHECK(eventually([&] { return write->ended == 1; }));
+  f.kernel.hold = false;
+}
+
+TEST_CASE("page cache: [R8] a fill that waits for a pin can be interrupted and is then not the owner (C5)") {
+  Fixture f;
+  auto c = f.client(100);
+  f.map(*c, 1, pages(0, 16));
+  c->try_pin(1, pages(3, 1));
+  auto fill = f.fill(pages(3, 1), true);
+  REQUIRE(f.waiting(1));
+  fill->handle->interrupt();
+  CHECK(fill->wait());
+  CHECK(fill->code == static_cast<int>(Errc::kInterrupted));
+  CHECK(f.layout->first_cached(*f.inode, pages(0, 16)) == pages(0, 16).end);
+}
+
+TEST_CASE("page cache: pins of a client that maps through the mount do not keep fills away, its faults leave the cache its pages (C5)") {
+  Fixture f;
+  auto direct = f.client(100), through = f.client(101);
+  direct->auto_ack = true;
+  Mapping* d = f.map(*direct, 1, pages(0, 16));
+  Mapping* m = f.clients().add_mapping(*f.inode, *through, 1, pages(0, 16), true, true);
+  through->try_pin(1, pages(3, 1));
+  CHECK(f.fill(pages(3, 1), true)->wait());
+  CHECK(f.fault(d, pages(3, 1), 0) == Errc::kOk);  // a hole
+  CHECK(f.kernel.drops() == 1);
+  CHECK(f.fill(pages(4, 1), true)->wait());
+  auto made = std::make_shared<std::atomic<int>>(-1);
+  f.clients().with_fault(*m, pages(3, 2), true, [made](Result<SharedHold> hold) { *made = static_cast<int>(hold.code()); });
+  CHECK(eventually([&] { return *made == 0; }));
+  CHECK(direct->recalls() == 1);  // its zeros, and nothing else
+  CHECK(f.kernel.drops() == 1);
+  CHECK(f.layout->first_cached(*f.inode, pages(0, 16)) == pages(4, 1).begin);
 }
 
 TEST_CASE("page cache: while a SETATTR sleeps, fills for writable handles are parked (C6)") {
