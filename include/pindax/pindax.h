@@ -23,6 +23,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -74,6 +75,13 @@ PINDAX_API int pindax_is_direct(struct pindax_client *, const char **why);
  * `path`: inside the file system ("/a/b"), or on the mount. flags, mode: as open(2). Returns the descriptor. Thread-safe. */
 PINDAX_API int pindax_open(struct pindax_client *, const char *path, int flags, unsigned mode);
 PINDAX_API int pindax_close(struct pindax_client *, int fd);
+
+/* pread(2) and pwrite(2), at memory speed for descriptors from pindax_open: through a mapping of the library's own where the file
+ * has blocks, else by a system call or a message. Counts and errors are those of the system calls (-errno). A write that only
+ * overwrites is as durable as a store, and moves mtime as one does: fsync(2) or pindax_persist of a mapping make it last;
+ * with O_SYNC, O_DSYNC or O_APPEND it is an ordinary write. A bad block is a SIGBUS where a mapping is read. Thread-safe. */
+PINDAX_API ssize_t pindax_pread(struct pindax_client *, int fd, void *buffer, size_t length, uint64_t offset);
+PINDAX_API ssize_t pindax_pwrite(struct pindax_client *, int fd, const void *buffer, size_t length, uint64_t offset);
 
 #define PINDAX_MAP_POPULATE 1 /* translate what exists now, instead of at the first touch */
 

@@ -41,6 +41,10 @@ inline int check(int result) {
   if (result < 0) throw Error(result);
   return result;
 }
+inline ssize_t check(ssize_t result) {
+  if (result < 0) throw Error(static_cast<int>(result));
+  return result;
+}
 }  // namespace detail
 
 // A pinned range; unpins at its end. Thread-bound. Moving it keeps it pinned.
@@ -149,6 +153,13 @@ class File {
   void reset() noexcept {
     if (fd_ >= 0) (void)pindax_close(client_, fd_);
     fd_ = -1;
+  }
+  // As pread(2) and pwrite(2): the count, which the end of file or a full pool may cut.
+  std::size_t pread(void* to, std::size_t length, std::uint64_t offset) const {
+    return static_cast<std::size_t>(detail::check(pindax_pread(client_, fd_, to, length, offset)));
+  }
+  std::size_t pwrite(const void* from, std::size_t length, std::uint64_t offset) const {
+    return static_cast<std::size_t>(detail::check(pindax_pwrite(client_, fd_, from, length, offset)));
   }
   // May wait for pins of the range that goes away.
   void truncate(std::uint64_t size_bytes) const { detail::check(pindax_truncate(client_, fd_, size_bytes)); }

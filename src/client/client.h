@@ -25,6 +25,7 @@
 
 #include "base/mutex.h"
 #include "base/unique_fd.h"
+#include "client/file_io.h"
 #include "client/requests.h"
 #include "client/userfaultfd.h"
 #include "proto/messages.h"
@@ -115,6 +116,9 @@ struct pindax_client {
   // Descriptors that pindax_open made without a mount, and their handles.
   pindax::Mutex files_mutex{pindax::LockRank::kLeaf};
   std::map<int, pindax::u64> handles GUARDED_BY(files_mutex);
+
+  // Descriptors that pindax_open made: pindax_pread and pindax_pwrite by mapping.
+  pindax::client::FileTable files;
 
   std::thread service;
   std::thread faults;

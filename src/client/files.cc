@@ -99,16 +99,22 @@ extern "C" {
 PINDAX_API int pindax_open(struct pindax_client* c, const char* path, int flags, unsigned mode) try {
   if (const int error = c->usable(); error != 0) return error;
   if (path == nullptr) return fail(EINVAL, "open needs a path");
-  if (c->mount_path.empty()) return open_handle(*c, path, flags, mode);
-  const std::string full = on_mount(*c, path);
-  const int fd = ::open(full.c_str(), flags | O_CLOEXEC, mode);
-  return fd >= 0 ? fd : fail_errno(full);
+  int fd = 0;
+  if (c->mount_path.empty()) {
+    if (fd = open_handle(*c, path, flags, mode); fd < 0) return fd;
+  } else {
+    const std::string full = on_mount(*c, path);
+    if (fd = ::open(full.c_str(), flags | O_CLOEXEC, mode); fd < 0) return fail_errno(full);
+  }
+  c->files.add(fd, flags);
+  return fd;
 } catch (const std::bad_alloc&) {
   return fail(ENOMEM, "out of memory in open");
 }
 
 PINDAX_API int pindax_close(struct pindax_client* c, int fd) {
   u64 handle = 0;
+  if (const auto io = c->files.take(fd)) io->close();
   {
     MutexLock lock(c->files_mutex);
     if (auto it = c->handles.find(fd); it != c->handles.end()) {

@@ -72,6 +72,16 @@ int main(int argc, char** argv) {
                                if (pindax_persist(m, at(i), 4096) != 0) die("persist");
                              }
                            }}}, 20'000);
+  compare("4 KiB pread", {{"memcpy", [&](unsigned long n) { for (unsigned long i = 0; i < n; ++i) std::memcpy(out, &other[at(i)], 4096); }},
+                          {"pindax_pread", [&](unsigned long n) {
+                             for (unsigned long i = 0; i < n; ++i)
+                               if (pindax_pread(client, fd, out, 4096, at(i)) != 4096) die("pread");
+                           }}}, 50'000);
+  compare("4 KiB pwrite", {{"memcpy", [&](unsigned long n) { for (unsigned long i = 0; i < n; ++i) std::memcpy(&other[at(i)], out, 4096); }},
+                           {"pindax_pwrite", [&](unsigned long n) {
+                              for (unsigned long i = 0; i < n; ++i)
+                                if (pindax_pwrite(client, fd, out, 4096, at(i)) != 4096) die("pwrite");
+                            }}}, 50'000);
   compare("map+unmap 256 MiB", {{"lazy", [&](unsigned long n) { for (unsigned long i = 0; i < n; ++i) pindax_unmap(map(client, fd, kFile, 0)); }},
                                 {"populated", [&](unsigned long n) { for (unsigned long i = 0; i < n; ++i) pindax_unmap(map(client, fd, kFile, PINDAX_MAP_POPULATE)); }}}, 20);
 

@@ -352,6 +352,40 @@ TEST_CASE("client: a populated mapping is translated before the first touch, in 
   CHECK(info.extents < 16);
 }
 
+TEST_CASE("client: pread and pwrite: blocks by mapping, the end of file and what grows it by message") {
+  Setup s(3 * kBlockSize + 100);
+  std::string out(8 * kBlockSize, '?');
+  CHECK(s.file.pread(out.data(), out.size(), kBlockSize) == 2 * kBlockSize + 100);  // by message: cut at the end
+  CHECK(out.substr(0, 2 * kBlockSize + 101) == std::string(2 * kBlockSize + 100, 'x') + "?");
+  CHECK(s.file.pread(out.data(), 10, 4 * kBlockSize) == 0);
+  CHECK(s.file.pwrite("abc", 3, kBlockSize + 5) == 3);
+  CHECK(read_by_message(s.world, kBlockSize + 4, 5) == "xabcx");
+  CHECK(s.file.pread(out.data(), 5, kBlockSize + 4) == 5);
+  CHECK(out.substr(0, 5) == "xabcx");
+  CHECK(s.file.pwrite("end", 3, 6 * kBlockSize) == 3);  // grows: by message, over a hole
+  CHECK(s.file.pread(out.data(), 4, 6 * kBlockSize - 1) == 4);
+  CHECK(out.substr(0, 4) == std::string("\0end", 4));
+  CHECK(s.file.pwrite("in a hole", 9, 4 * kBlockSize) == 9);
+  CHECK(read_by_message(s.world, 4 * kBlockSize, 10) == std::string("in a hole\0", 10));
+  s.file.truncate(kBlockSize);
+  CHECK(s.file.pread(out.data(), 10, 4 * kBlockSize) == 0);
+  const std::string large(100 * kBlockSize, 'L');  // more than a message
+  CHECK(s.file.pwrite(large.data(), large.size(), 0) == large.size());
+  std::string back(large.size(), 0);
+  CHECK(s.file.pread(back.data(), back.size(), 0) == back.size());
+  CHECK(back == large);
+  auto read_only = s.client->open("/f", O_RDONLY);
+  CHECK(read_only.pread(out.data(), 1, 0) == 1);
+  CHECK(pindax_pwrite(s.client->get(), read_only.fd(), "x", 1, 0) == -EBADF);
+}
+
+TEST_CASE("client: a populated mapping has the blocks behind holes, however many pieces") {
+  Setup s(0);
+  s.file.truncate(1200 * kBlockSize);
+  for (pindax::u64 page = 1; page < 1200; page += 3) REQUIRE(s.file.pwrite("p", 1, page * kBlockSize) == 1);
+  CHECK(s.map(1200 * kBlockSize, PINDAX_MAP_POPULATE).info().mapped_bytes == 400 * kBlockSize);
+}
+
 TEST_CASE("client: a client that must not map directly is told so and cannot map without a mount") {
   Setup s;
   pindax_attach_options options = {};
