@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // A client process for tests: reads one command a line from standard input, answers with one line ("ok …" or "error NAME …").
-// Usage: client_driver MOUNT-OR-SOCKET
+// Usage: client_driver MOUNT-OR-SOCKET [indirect]
 //
 //   open PATH r|rw          the file that later commands use; the last mapping stays
 //   map OFFSET LENGTH [lazy]
@@ -16,6 +16,13 @@
 //   churn OFFSET LENGTH MS  pins and unpins without pause
 //   truncate SIZE [POLICY MS], fallocate MODE OFFSET LENGTH [POLICY MS]     POLICY: 0 inherit … 4 evict
 //   mmap LENGTH, mstore OFFSET HEX, mload OFFSET LENGTH     an ordinary shared mapping of the mount
+//   munmap, msync LENGTH, private LENGTH, pload OFFSET LENGTH    the same, private
+//   pread OFFSET LENGTH, pwrite OFFSET HEX      the library's calls
+//   mopen PATH, mread OFFSET LENGTH, mwrite OFFSET HEX      by messages to the daemon
+//   mremove PATH
+//   write_from MEMORY LENGTH OFFSET, read_into MEMORY LENGTH OFFSET     pwrite and pread of the file with the mapping as buffer
+//   count direct|mount|calls WORD PAGES MS SEED     -> rounds and the last number of each page; see driver_bytes.h
+//   hustle LENGTH MS        maps, loads, stores, pins, forks and unmaps without pause
 //   syscall_write OFFSET LENGTH     write(2) from the mapping to /dev/null and a pipe: the kernel reads the memory
 //   pattern OFFSET LENGTH NUMBER    stores the number (32 bits, little-endian) over and over
 //   hold OFFSET LENGTH      vmsplice(2) into a pipe, which keeps the pages without a pin; held -> 16 bytes out of the first such pipe
@@ -43,6 +50,8 @@
 #include <string>
 #include <vector>
 
+#include "driver_bytes.h"
+
 namespace {
 
 sigjmp_buf bus_jump;
@@ -65,6 +74,10 @@ struct State {
   int asked = 0;
   unsigned char* shared = nullptr;
   std::vector<int> pipes;  // of hold
+  unsigned char* hidden = nullptr;  // the private one
+  size_t shared_length = 0;
+  std::string where;
+  driver::MessageFile messages;
 };
 
 void ok(const std::string& text = "") { std::cout << (text.empty() ? "ok" : "ok " + text) << std::endl; }
@@ -216,6 +229,109 @@ void map(State& s, std::istringstream& words) {
                     lazy == "lazy" ? 0 : PINDAX_MAP_POPULATE, &s.mapping));
 }
 
+void* mount_memory(const State& s, size_t length, int prot, int flags) {
+  void* p = ::mmap(nullptr, length, prot, flags, s.fd, 0);
+  return p == MAP_FAILED ? nullptr : p;
+}
+
+void count(State& s, std::istringstream& words) {
+  std::string kind;
+  driver::Counting how;
+  words >> kind >> how.word >> how.pages >> how.ms >> how.seed;
+  unsigned char* memory = kind == "direct" ? base(s) : kind == "mount" ? s.shared : nullptr;
+  unsigned long rounds = 0;
+  std::vector<std::uint64_t> last;
+  const std::string wrong = driver::count(how, memory, s.fd, rounds, last);
+  if (!wrong.empty()) {
+    std::cout << "error LOST " << wrong << std::endl;
+    return;
+  }
+  std::string text = std::to_string(rounds);
+  for (const auto n : last) text += " " + std::to_string(n);
+  ok(text);
+}
+
+// R40: recalls meet every call of the library.
+void hustle(State& s, size_t length, long ms) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(ms);
+  unsigned long rounds = 0;
+  for (; std::chrono::steady_clock::now() < end; ++rounds) {
+    pindax_mapping* m = nullptr;
+    if (const int code = pindax_map(s.client, s.fd, 0, length, PROT_READ | PROT_WRITE, rounds % 2 == 0 ? PINDAX_MAP_POPULATE : 0, &m); code != 0) return error(code);
+    auto* bytes = static_cast<volatile unsigned char*>(pindax_mapping_address(m));
+    for (size_t at = 0; at < length; at += 4096) bytes[at] = static_cast<unsigned char>(bytes[at] + 1);
+    struct pindax_pin pin{};
+    if (const int code = pindax_pin(m, 0, length, rounds % 3 == 0 ? PINDAX_PIN_WRITE : 0, &pin); code != 0) return error(code);
+    if (rounds % 16 == 0) {
+      const pid_t child = ::fork();
+      if (child == 0) ::_exit(0);
+      ::waitpid(child, nullptr, 0);
+    }
+    if (const int code = pindax_unpin(m, &pin); code != 0) return error(code);
+    if (const int code = pindax_unmap(m); code != 0) return error(code);
+  }
+  ok(std::to_string(rounds));
+}
+
+// Those of the commands that move bytes. False: it is another one.
+bool bytes_step(State& s, const std::string& command, std::istringstream& words) {
+  std::uint64_t offset = 0;
+  size_t length = 0;
+  std::string text;
+  auto tell = [&](const std::string& wrong) { wrong.empty() ? ok() : void(std::cout << "error EIO " << wrong << std::endl); };
+  if (command == "pread") {
+    words >> offset >> length;
+    std::vector<unsigned char> out(length);
+    const ssize_t n = pindax_pread(s.client, s.fd, out.data(), length, offset);
+    n < 0 ? error(static_cast<int>(n)) : ok(to_hex(out.data(), static_cast<size_t>(n)));
+  } else if (command == "pwrite") {
+    words >> offset >> text;
+    const auto in = from_hex(text);
+    const ssize_t n = pindax_pwrite(s.client, s.fd, in.data(), in.size(), offset);
+    n < 0 ? error(static_cast<int>(n)) : ok(std::to_string(n));
+  } else if (command == "mopen") {
+    words >> text;
+    tell(s.messages.open(s.where, "/" + text));
+  } else if (command == "mread") {
+    words >> offset >> length;
+    driver::Bytes out;
+    const std::string wrong = s.messages.read(offset, length, out);
+    wrong.empty() ? ok(to_hex(out.data(), out.size())) : tell(wrong);
+  } else if (command == "mwrite") {
+    words >> offset >> text;
+    tell(s.messages.write(offset, from_hex(text)));
+  } else if (command == "mremove") {
+    words >> text;
+    tell(driver::MessageFile::remove(s.where, "/" + text));
+  } else if (command == "write_from" || command == "read_into") {
+    std::uint64_t memory = 0;
+    words >> memory >> length >> offset;
+    const auto at = static_cast<off_t>(offset);
+    const ssize_t n = command == "write_from" ? ::pwrite(s.fd, base(s) + memory, length, at) : ::pread(s.fd, base(s) + memory, length, at);
+    n < 0 ? error(-errno) : ok(std::to_string(n));
+  } else if (command == "private") {
+    words >> length;
+    s.hidden = static_cast<unsigned char*>(mount_memory(s, length, PROT_READ | PROT_WRITE, MAP_PRIVATE));
+    answer(s.hidden == nullptr ? -errno : 0);
+  } else if (command == "pload") {
+    words >> offset >> length;
+    guard([&] { return to_hex(s.hidden + offset, length); });
+  } else if (command == "munmap") {
+    answer(::munmap(s.shared, s.shared_length) != 0 ? -errno : 0);
+  } else if (command == "msync") {
+    answer(::msync(s.shared, s.shared_length, MS_SYNC) != 0 ? -errno : 0);
+  } else if (command == "count") {
+    count(s, words);
+  } else if (command == "hustle") {
+    long ms = 0;
+    words >> length >> ms;
+    hustle(s, length, ms);
+  } else {
+    return false;
+  }
+  return true;
+}
+
 // The kernel reads the mapping on our behalf.
 void syscall_write(State& s, size_t offset, size_t length) {
   int ends[2];
@@ -310,9 +426,10 @@ bool step(State& s, const std::string& line) {
     ok(std::to_string(s.asked));
   } else if (command == "mmap") {
     words >> length;
-    void* p = ::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED, s.fd, 0);
-    s.shared = p == MAP_FAILED ? nullptr : static_cast<unsigned char*>(p);
-    answer(p == MAP_FAILED ? -errno : 0);
+    const bool writable = (::fcntl(s.fd, F_GETFL) & O_ACCMODE) == O_RDWR;
+    s.shared = static_cast<unsigned char*>(mount_memory(s, length, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED));
+    s.shared_length = length;
+    answer(s.shared == nullptr ? -errno : 0);
   } else if (command == "mstore") {
     words >> offset >> text;
     const auto bytes = from_hex(text);
@@ -334,6 +451,7 @@ bool step(State& s, const std::string& line) {
   } else if (command == "close") answer(pindax_close(s.client, s.fd));
   else if (command == "unmap") answer(pindax_unmap(s.mapping));
   else if (command == "exit") return false;
+  else if (bytes_step(s, command, words)) return true;
   else std::cout << "error ENOSYS unknown command" << std::endl;
   return true;
 }
@@ -341,13 +459,14 @@ bool step(State& s, const std::string& line) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 2) return 2;
+  if (argc != 2 && argc != 3) return 2;
   struct sigaction action{};
   action.sa_sigaction = on_bus;
   action.sa_flags = SA_SIGINFO | SA_NODEFER;
   ::sigaction(SIGBUS, &action, nullptr);
   State state;
-  const struct pindax_attach_options options = {sizeof(options), 0, nullptr, on_lease, &state};
+  state.where = argv[1];
+  const struct pindax_attach_options options = {sizeof(options), argc == 3 ? PINDAX_ATTACH_INDIRECT : 0, nullptr, on_lease, &state};
   if (const int code = pindax_attach(argv[1], &options, &state.client); code != 0) {
     error(code);
     return 1;

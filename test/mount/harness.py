@@ -130,8 +130,8 @@ class Mount:
         check(line.startswith("pinned"), f"pindax pin said {line!r}")
         return child
 
-    def client(self):
-        return Client(self)
+    def client(self, *how):
+        return Client(self, *how)
 
     def pins(self, *extra):
         return json.loads(run(PINDAX, "pins", self.path, "--json", *extra).stdout)
@@ -226,8 +226,8 @@ class StepPoint:
 class Client:
     """A process that uses the library, driven line by line (client_driver.cc). Each call returns the driver's answer."""
 
-    def __init__(self, mount):
-        self.process = mount.spawn(DRIVER, mount.path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+    def __init__(self, mount, *how):
+        self.process = mount.spawn(DRIVER, mount.path, *how, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
         check_equal(self.process.stdout.readline().strip(), "ready", "client driver")
 
     @property
