@@ -13,16 +13,23 @@ namespace {
 
 constexpr std::chrono::milliseconds kLookAgain{100};
 
-// SIGKILL is pending: the kernel adds it to every thread of a process that a signal ends. Or the thread is gone already.
+constexpr unsigned long long bit(int signal) { return 1ull << (signal - 1); }
+constexpr unsigned long long kHarmless =
+    bit(SIGCHLD) | bit(SIGCONT) | bit(SIGSTOP) | bit(SIGTSTP) | bit(SIGTTIN) | bit(SIGTTOU) | bit(SIGURG) | bit(SIGWINCH);
+
+// A signal is pending that ends the process: neither blocked nor ignored, and without a handler. Or the thread is gone already.
 bool is_dying(pid_t thread) {
   if (thread == 0) return false;
   const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(fmt::format("/proc/{}/status", thread).c_str(), "re"), &std::fclose);
   if (file == nullptr) return true;
   char line[256];
-  unsigned long long pending = 0;
-  while (std::fgets(line, sizeof line, file.get()) != nullptr)
-    if (std::sscanf(line, "SigPnd: %llx", &pending) == 1) return (pending >> (SIGKILL - 1) & 1) != 0;
-  return true;
+  unsigned long long own = 0, shared = 0, blocked = 0, ignored = 0, caught = 0;
+  while (std::fgets(line, sizeof line, file.get()) != nullptr) {
+    (void)(std::sscanf(line, "SigPnd: %llx", &own) == 1 || std::sscanf(line, "ShdPnd: %llx", &shared) == 1 ||
+           std::sscanf(line, "SigBlk: %llx", &blocked) == 1 || std::sscanf(line, "SigIgn: %llx", &ignored) == 1 ||
+           std::sscanf(line, "SigCgt: %llx", &caught) == 1);
+  }
+  return ((own | shared) & ~(blocked | ignored | caught | kHarmless)) != 0;
 }
 
 }  // namespace
