@@ -130,13 +130,13 @@ MUTATIONS = [
            ("client_layout.cc", "return (quick = quick && !g.hole); });", "return (quick = quick && (PLANTED || !g.hole)); });")),
     # ---- the kernel's page cache
     layout("fault-leaves-the-cache", "C1", "page cache: a direct fault takes the page",
-           ("client_layout.cc", "      quick = !m->inode->pages.owns(pages);", "      quick = PLANTED || !m->inode->pages.owns(pages);")),
+           ("client_layout.cc", "      quick = m->indirect || !m->inode", "      quick = PLANTED || m->indirect || !m->inode")),
     layout("write-back-into-freed", "C3", "page cache: write-backs are refused", ("layout_impl.cc", "return b->applying_in(range); });", "return !PLANTED && b->applying_in(range); });")),
     layout("fill-proves-nothing", "C4", "page cache: a fill of a draining page", ("layout_impl.cc", "    drops = inode.pages.fill_in_hand(pages);", "    if (!PLANTED) drops = inode.pages.fill_in_hand(pages);")),
     layout("fill-overtakes", "C4", "page cache: a fill queues behind", ("break.cc", "b->sleeps_for_recall_ && b->range_", "!PLANTED && b->sleeps_for_recall_ && b->range_")),
     layout("fill-ignores-pins", "C5", "page cache: a fill that meets a pin",
            ("break.cc", "if (kind_ == Kind::kFault || request_.recall_only) return recall();", "if (kind_ == Kind::kFault || request_.recall_only || PLANTED) return recall();")),
-    layout("setattr-sleeps", "C6 R41", "page cache: [R41]", ("break_policy.cc", "return request_.kernel_setattr && inode_->pages", "return !PLANTED && request_.kernel_setattr && inode_->pages")),
+    layout("setattr-sleeps", "C6 R41", "page cache: [R41]", ("break_policy.cc", "return request_.kernel_setattr && (outstayed_", "return !PLANTED && request_.kernel_setattr && (outstayed_")),
     layout("no-second-verdict", "C6", "page cache: a fill under way when the SETATTR", ("break_sleep.cc", "      again = must_not_sleep();", "      again = !PLANTED && must_not_sleep();")),
     # ---- through the mount
     mounted("mount-no-hold-over-the-look-up", "F1 R15", "schedules", "grant_against_truncate",
