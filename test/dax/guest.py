@@ -149,14 +149,15 @@ def test_break(place):
     c = place.m.client()
     c.ask("open", "broken", "rw")
     c.ask("map", 0, 64 * BLOCK)
-    for what, change, gone in (("punch", lambda: punch(path, 8 * BLOCK, BLOCK), slice(8, 9)),
-                               ("truncate", lambda: os.truncate(path, 4 * BLOCK), slice(4, 64))):
+    # Processes of their own: a child of this one would inherit the descriptor, and close it behind the waiting change.
+    for what, change in (("punch", ("fallocate", "-p", "-o", 8 * BLOCK, "-l", BLOCK, path)),
+                         ("truncate", ("truncate", "-s", 4 * BLOCK, path))):
         c.ask("pin", 1, 8 * BLOCK, BLOCK, "write")
-        waiting = Background(change)
+        waiting = place.m.spawn(*change)
         place.m.wait_for_waiter()
-        check(not waiting.done(), f"{what} did not wait for the pin")
+        check(waiting.poll() is None, f"{what} did not wait for the pin")
         c.ask("unpin", 1)
-        waiting.result(30)
+        check_equal(waiting.wait(30), 0, what)
         if what == "punch":
             data = path.read_bytes()
             check_equal(data[8 * BLOCK:9 * BLOCK], bytes(BLOCK), "the hole")
