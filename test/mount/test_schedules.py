@@ -42,10 +42,9 @@ def test_stores_through_a_pin_stay_in_its_file(m):
         check_equal(content(m.path / f"g{i}"), b"\x07" * (4 * MiB), f"file g{i}")
 
 
-@options(mounted=False)
-def test_pin_before_the_gate_closes(m):
-    """[R3] a pin taken after the punch drew its ticket and before the gate closes is waited for"""
-    stop = m.stop_at("break.ticket")
+def punch_stopped_at(m, step):
+    """Two clients map a file of ones, the first pins its first page, and a punch over it stands at the step."""
+    stop = m.stop_at(step)
     path = m.file("f", 1 * MiB, fill=1)
     a, b = m.client(), m.client()
     for c in (a, b):
@@ -54,6 +53,13 @@ def test_pin_before_the_gate_closes(m):
     a.ask("pin", 0, 0, 4096)
     work = Background(lambda: punch(path, 0, 64 * KiB))
     stop.reached()
+    return a, b, work, stop
+
+
+@options(mounted=False)
+def test_pin_before_the_gate_closes(m):
+    """[R3] a pin taken after the punch drew its ticket and before the gate closes is waited for"""
+    a, b, work, stop = punch_stopped_at(m, "break.ticket")
     b.ask("trypin", 0, 8192, 4096)  # needs no message
     stop.release()
     m.wait_for_waiter()
@@ -67,15 +73,7 @@ def test_pin_before_the_gate_closes(m):
 @options(mounted=False)
 def test_pin_after_the_gate_closed(m):
     """[R3] a pin asked for between the closing of the gate and the scan is refused, or waits for the punch, and no page is freed pinned"""
-    stop = m.stop_at("break.closed")
-    path = m.file("f", 1 * MiB, fill=1)
-    a, b = m.client(), m.client()
-    for c in (a, b):
-        c.ask("open", "f", "rw")
-        c.ask("map", 0, 1 * MiB)
-    a.ask("pin", 0, 0, 4096)
-    work = Background(lambda: punch(path, 0, 64 * KiB))
-    stop.reached()
+    a, b, work, stop = punch_stopped_at(m, "break.closed")
     b.send("trypin", 0, 8192, 4096)  # finds the gate closed and asks; the lock is held
     stop.release()
     check(b.answer().startswith("error EAGAIN"), "try_pin behind the waiting punch")
