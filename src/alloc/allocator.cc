@@ -89,6 +89,7 @@ Status AllocatorImpl::load(Group& g) {
 
 Status AllocatorImpl::load_free_space(Group& g) {
   PINDAX_ASSIGN(MetaView header, media_counts::read_header(store_, g.ag));
+  g.shares_root = header.as<format::AgHeader>().refcount_root;
   const u64 start = group_start(g);
   const u64 length = geometry_.ag_length(g.ag);
   const u64 first = geometry_.first_data(g.ag).value - start;

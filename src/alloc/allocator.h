@@ -14,6 +14,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/result.h"
@@ -74,6 +75,22 @@ class Allocator {
     format::QuarantineReason reason{};
   };
   virtual Result<std::vector<QuarantinedRun>> quarantined() = 0;
+
+  // ---- Shared blocks (shares.cc). Files' blocks only; what is not recorded has one owner ----
+  struct OwnedRun {
+    BlockRun run;
+    u64 owners = 1;
+  };
+  // Of every block of the run, in order; neighbours may be equal. As `tx` sees it; null: as committed.
+  virtual Result<std::vector<OwnedRun>> owners(BlockRun run, Transaction* tx) = 0;
+  // How many blocks from the start of the run one transaction should count up or down at once. At least 1.
+  virtual Result<u64> countable(Transaction& tx, BlockRun run) = 0;
+  // One owner more for every block, which the caller knows to be owned. kTooManyLinks.
+  virtual Status add_owner(Transaction& tx, BlockRun run) = 0;
+  // One owner less (T2: counted down and tested in one step). Runs that have none left are appended to `last`: theirs to free
+  // or to quarantine, in this transaction.
+  virtual Status drop_owner(Transaction& tx, BlockRun run, std::vector<BlockRun>* last) = 0;
+
   // While set (a former client still maps the pool: D2), every free() goes to quarantine instead.
   virtual void set_quarantine_all(bool on) = 0;
 
@@ -83,6 +100,8 @@ class Allocator {
   virtual void free_inode(Transaction& tx, InodeNo ino) = 0;
   // True if the block is an inode block: an inode number from outside can be trusted to be read.
   virtual Result<bool> is_inode_block(BlockNo block) = 0;
+  // The first block of inodes at or behind `from`, in order of place; nothing behind the last. New ones may appear any time.
+  virtual Result<std::optional<BlockNo>> next_inode_block(BlockNo from) = 0;
   // A generation for a new inode, never given out before.
   virtual Result<u32> next_generation(Transaction& tx) = 0;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // The allocator's inside. One class, its parts in one file a subject: allocator.cc (blocks), inode_slots.cc,
-// quarantine.cc; policy in placement.h, the way back of freed blocks in resting.h, what changes on media in media_counts.h.
+// quarantine.cc, shares.cc; policy in placement.h, the way back of freed blocks in resting.h, what changes on media in media_counts.h.
 //
 // Invariants
 //  1. A group's bitmaps are read once, when it is first needed, under its mutex. They change on media only in commits that
@@ -14,6 +14,7 @@
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <unordered_set>
 #include <vector>
@@ -40,10 +41,15 @@ class AllocatorImpl final : public Allocator {
   Status quarantine(Transaction& tx, BlockRun run, format::QuarantineReason reason) override;
   Status release_quarantine(Transaction& tx, BlockRun run) override;
   Result<std::vector<QuarantinedRun>> quarantined() override;
+  Result<std::vector<OwnedRun>> owners(BlockRun run, Transaction* tx) override;
+  Result<u64> countable(Transaction& tx, BlockRun run) override;
+  Status add_owner(Transaction& tx, BlockRun run) override;
+  Status drop_owner(Transaction& tx, BlockRun run, std::vector<BlockRun>* last) override;
   void set_quarantine_all(bool on) override;
   Result<InodeNo> allocate_inode(Transaction& tx, InodeNo near) override;
   void free_inode(Transaction& tx, InodeNo ino) override;
   Result<bool> is_inode_block(BlockNo block) override;
+  Result<std::optional<BlockNo>> next_inode_block(BlockNo from) override;
   Result<u32> next_generation(Transaction& tx) override;
   SpaceSummary summary() const override;
   Status reclaim() override;
@@ -68,6 +74,7 @@ class AllocatorImpl final : public Allocator {
     u64 examine_from GUARDED_BY(mutex) = 0;             // no unexamined block before it
     std::vector<InodeNo> free_slots GUARDED_BY(mutex);  // taken from the back
     std::unordered_set<u64> freeing GUARDED_BY(mutex);  // slots of transactions that are under way
+    std::atomic<u64> shares_root{0};  // committed, known once loaded; changes under trees_mutex_
     std::atomic<u32> overflow;  // the group that got the last inode block which did not fit into this one; else itself
   };
 
@@ -95,9 +102,13 @@ class AllocatorImpl final : public Allocator {
   Status add_inode_block(Group& near);
 
   // ---- Quarantine (quarantine.cc) ----
-  class QuarantineNodes;
-  void lock_quarantine(Transaction& tx) NO_THREAD_SAFETY_ANALYSIS;
+  class TreeNodes;
+  void lock_trees(Transaction& tx) NO_THREAD_SAFETY_ANALYSIS;
   Status put_quarantined(Transaction& tx, const QuarantinedRun& q);
+
+  // ---- Shares (shares.cc) ----
+  Result<TreeRef> shares_tree(BlockRun run, Transaction* tx);
+  Status change_owners(Transaction& tx, BlockRun run, bool add, std::vector<BlockRun>* last);
 
   MetaStore& store_;
   const format::Geometry geometry_;
@@ -114,14 +125,16 @@ class AllocatorImpl final : public Allocator {
   std::atomic<u64> next_generation_{1};
   std::atomic<bool> quarantine_all_{false};
 
-  // Held by the transaction that changes the quarantine until its end. The fields below are the holder's; a reader takes
-  // the mutex too.
-  Mutex quarantine_mutex_{LockRank::kQuarantine};
-  std::atomic<Transaction*> quarantine_holder_{nullptr};
+  // The trees of this room (quarantine, share counts). Held by the transaction that changes one of them until its end: one lock
+  // for all, since a free may need any of them in any order. The fields below are the holder's; a reader takes the mutex too.
+  Mutex trees_mutex_{LockRank::kQuarantine};
+  std::atomic<Transaction*> trees_holder_{nullptr};
   BlockNo quarantine_root_;                // committed
   std::atomic<u64> quarantine_blocks_{0};  // committed
   BlockNo pending_root_;                   // as the holder leaves it
   u64 pending_blocks_ = 0;
+  bool quarantine_changed_ = false;
+  std::map<u32, BlockNo> pending_shares_;  // roots by group, as the holder leaves them
 
   Resting resting_;
 };

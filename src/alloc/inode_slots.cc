@@ -181,6 +181,19 @@ Result<bool> AllocatorImpl::is_inode_block(BlockNo block) {
   return g.inode_blocks.test(block.value - group_start(g));
 }
 
+Result<std::optional<BlockNo>> AllocatorImpl::next_inode_block(BlockNo from) {
+  if (from.value >= geometry_.pool_blocks) return std::optional<BlockNo>();
+  for (u32 ag = geometry_.ag_of(from); ag < geometry_.ag_count; ++ag) {
+    Group& g = group(ag);
+    const u64 start = group_start(g);
+    MutexLock lock(g.mutex);
+    PINDAX_TRY(load_inodes(g));
+    const u64 bit = g.inode_blocks.next_set(from.value > start ? from.value - start : 0);
+    if (bit < geometry_.ag_length(ag)) return std::optional(BlockNo(start + bit));
+  }
+  return std::optional<BlockNo>();
+}
+
 Result<u32> AllocatorImpl::next_generation(Transaction& tx) {
   u64 given;
   do given = next_generation_.fetch_add(1);

@@ -126,6 +126,12 @@ Status count_inode(Transaction& tx, u32 ag, int used) {
   return shift(state->inodes_used, used, "used inodes");
 }
 
+Status set_shares_root(Transaction& tx, u32 ag, BlockNo root) {
+  PINDAX_ASSIGN(AgHeader * header, change_header(tx, ag));
+  header->refcount_root = root.value;
+  return {};
+}
+
 Status raise_generation(Transaction& tx, u64 next) {
   PINDAX_ASSIGN(format::StateRecord * state, modify_state(tx));
   if (state->next_generation < next) state->next_generation = next;

@@ -18,6 +18,8 @@ Status free_blocks(Transaction& tx, BlockRun run);
 Status add_inode_block(Transaction& tx, BlockNo block);
 // One slot of AG `ag` was taken (+1) or given back (-1).
 Status count_inode(Transaction& tx, u32 ag, int used);
+// Where the group's tree of share counts begins.
+Status set_shares_root(Transaction& tx, u32 ag, BlockNo root);
 // Generations below `next` are used up.
 Status raise_generation(Transaction& tx, u64 next);
 

@@ -1,36 +1,21 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // Quarantine: freed blocks that may not be reused yet. Their bits stay set; a tree in the StateRecord remembers them, so that a
-// later mount knows which to free. The tree's lock belongs to a transaction from its first change until its end:
-// rank kQuarantine, so a transaction that also changes the orphan list does that first.
+// later mount knows which to free. The lock of this room's trees (share counts are the others) belongs to a transaction from its
+// first change until its end: rank kQuarantine, so a transaction that also changes the orphan list does that first.
 #include <algorithm>
 #include <cstring>
 #include <ctime>
 
 #include "alloc/allocator_impl.h"
 #include "alloc/media_counts.h"
+#include "alloc/tree_nodes.h"
 #include "fmt/format.h"
 
 namespace pindax {
 
 using format::QuarantineReason;
 using format::QuarantineValue;
-
-// Nodes of the quarantine tree never go to quarantine themselves: no client ever translates into metadata.
-class AllocatorImpl::QuarantineNodes final : public NodeAllocator {
- public:
-  explicit QuarantineNodes(AllocatorImpl& owner) : owner_(owner) {}
-  Result<BlockNo> allocate_node(Transaction& tx) override {
-    AllocateRequest request;
-    request.use = BlockUse::kMetadata;
-    PINDAX_ASSIGN(const BlockRun run, owner_.allocate(tx, request));
-    return run.start;
-  }
-  void free_node(Transaction& tx, BlockNo block) override { owner_.free_now(tx, {block, 1}, false); }
-
- private:
-  AllocatorImpl& owner_;
-};
 
 namespace {
 
@@ -59,36 +44,43 @@ Status corrupt(BlockNo at) {
 
 }  // namespace
 
-void AllocatorImpl::lock_quarantine(Transaction& tx) {
-  if (quarantine_holder_.load(std::memory_order_relaxed) == &tx) return;
-  quarantine_mutex_.lock();
-  quarantine_holder_.store(&tx, std::memory_order_relaxed);
+void AllocatorImpl::lock_trees(Transaction& tx) {
+  if (trees_holder_.load(std::memory_order_relaxed) == &tx) return;
+  trees_mutex_.lock();
+  trees_holder_.store(&tx, std::memory_order_relaxed);
   pending_root_ = quarantine_root_;
   pending_blocks_ = quarantine_blocks_;
+  quarantine_changed_ = false;
+  pending_shares_.clear();
   tx.at_commit([this](Transaction& t) -> Status {
-    PINDAX_ASSIGN(format::StateRecord * state, modify_state(t));
-    state->quarantine_root = pending_root_.value;
-    state->quarantine_blocks = pending_blocks_;
+    if (quarantine_changed_) {
+      PINDAX_ASSIGN(format::StateRecord * state, modify_state(t));
+      state->quarantine_root = pending_root_.value;
+      state->quarantine_blocks = pending_blocks_;
+    }
+    for (const auto& [ag, root] : pending_shares_) PINDAX_TRY(media_counts::set_shares_root(t, ag, root));
     return {};
   });
   tx.on_commit([this](Lsn) {
     quarantine_root_ = pending_root_;
     quarantine_blocks_ = pending_blocks_;
+    for (const auto& [ag, root] : pending_shares_) group(ag).shares_root = root.value;
   });
   tx.at_end([this]() NO_THREAD_SAFETY_ANALYSIS {
-    quarantine_holder_.store(nullptr, std::memory_order_relaxed);
-    quarantine_mutex_.unlock();
+    trees_holder_.store(nullptr, std::memory_order_relaxed);
+    trees_mutex_.unlock();
   });
 }
 
 // The lock is held.
 Status AllocatorImpl::put_quarantined(Transaction& tx, const QuarantinedRun& q) {
   if (q.run.length == 0) return {};
+  quarantine_changed_ = true;
   QuarantineValue v{};
   v.length_blocks = q.run.length;
   v.since_ns = q.since_ns;
   v.reason = static_cast<u32>(q.reason);
-  QuarantineNodes nodes(*this);
+  TreeNodes nodes(*this);
   TreeRef ref = quarantine_tree(pending_root_);
   const Status s = TreeWriter(tx, ref, nodes).insert(q.run.start.value, std::as_bytes(std::span(&v, 1)));
   pending_root_ = ref.root;
@@ -98,7 +90,7 @@ Status AllocatorImpl::put_quarantined(Transaction& tx, const QuarantinedRun& q) 
 Status AllocatorImpl::quarantine(Transaction& tx, BlockRun run, QuarantineReason reason) {
   if (!geometry_.is_data(run.start, run.length))
     return Status(Errc::kCorrupt, fmt::format("block {} is to be freed but holds no data: run fsck", run.start.value));
-  lock_quarantine(tx);
+  lock_trees(tx);
   PINDAX_ASSIGN(const auto before, TreeReader(tx, quarantine_tree(pending_root_)).at_or_before(run.end().value - 1));
   QuarantinedRun other;
   if (before && !unpack(before->key, before->value, other)) return corrupt(BlockNo(before->key));
@@ -110,7 +102,7 @@ Status AllocatorImpl::quarantine(Transaction& tx, BlockRun run, QuarantineReason
 }
 
 Status AllocatorImpl::release_quarantine(Transaction& tx, BlockRun run) {
-  lock_quarantine(tx);
+  lock_trees(tx);
   // While former clients live, what a pin let go of still belongs to them.
   const bool keep = quarantine_all_;
   std::vector<QuarantinedRun> touched;
@@ -125,9 +117,10 @@ Status AllocatorImpl::release_quarantine(Transaction& tx, BlockRun run) {
     return !damaged;
   }));
   if (damaged) return corrupt(run.start);
-  QuarantineNodes nodes(*this);
+  TreeNodes nodes(*this);
   for (const QuarantinedRun& q : touched) {
     const BlockNo begin = std::max(q.run.start, run.start), end = std::min(q.run.end(), run.end());
+    quarantine_changed_ = true;
     TreeRef ref = quarantine_tree(pending_root_);
     const Status erased = TreeWriter(tx, ref, nodes).erase(q.run.start.value);
     pending_root_ = ref.root;
@@ -147,7 +140,7 @@ Status AllocatorImpl::release_quarantine(Transaction& tx, BlockRun run) {
 }
 
 Result<std::vector<Allocator::QuarantinedRun>> AllocatorImpl::quarantined() {
-  MutexLock lock(quarantine_mutex_);
+  MutexLock lock(trees_mutex_);
   std::vector<QuarantinedRun> all;
   std::optional<BlockNo> damaged;
   PINDAX_TRY(TreeReader(store_, quarantine_tree(quarantine_root_)).scan(0, [&](u64 key, TreeBytes value) {
