@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// pindax layout FILE: extents, their alignment, and what is mapped and pinned.
+// pindax layout FILE: extents, their alignment, who shares them, and what is mapped and pinned. pindax layout --block N: whose it is.
 #include <fmt/format.h>
+
+#include <optional>
 
 #include "common/listing.h"
 #include "common/text.h"
@@ -14,10 +16,10 @@ constexpr std::size_t kMostPins = 100;  // shown here
 std::string print(const Json& reply) {
   std::string text = fmt::format("{} (inode {}), {}\n", text_field(reply, "path"), text_field(reply, "inode"),
                                  size_text(number_field(reply, "size_bytes")));
-  Table extents({{"FILE RANGE"}, {"POOL BLOCK", true}, {"BLOCKS", true}, {"STATE"}, {"2 MIB ALIGNED"}});
+  Table extents({{"FILE RANGE"}, {"POOL BLOCK", true}, {"BLOCKS", true}, {"STATE"}, {"SHARED"}, {"2 MIB ALIGNED"}});
   for (const Json& e : reply.value("extents", Json::array()))
     extents.add({range_text(number_field(e, "offset_bytes"), number_field(e, "length_bytes")), text_field(e, "block"),
-                 text_field(e, "length_blocks"), text_field(e, "state"), e.value("huge_aligned", false) ? "yes" : "no"});
+                 text_field(e, "length_blocks"), text_field(e, "state"), e.value("shared", false) ? "maybe" : "no", e.value("huge_aligned", false) ? "yes" : "no"});
   text += extents.empty() ? "no blocks\n" : extents.text(terminal_width());
   Table mappings({{"MAPPED RANGE"}, {"SESSION", true}, {"PID", true}, {"COMMAND", false, true, 1}, {"RIGHTS"}, {"GRANTED", true}, {"RECALLS", true, false, 2}});
   for (const Json& m : reply.value("mappings", Json::array()))
@@ -37,20 +39,50 @@ std::string print(const Json& reply) {
   return text;
 }
 
+std::string print_block(const Json& reply) {
+  const Json files = reply.value("files", Json::array());
+  if (files.empty()) return fmt::format("block {}: no file has it\n", text_field(reply, "block"));
+  Table table({{"FILE"}, {"INODE", true}, {"OFFSET", true}, {"SHARED"}, {"PID", true}, {"COMMAND", false, true}, {"RIGHTS"}, {"PINNED"}});
+  for (const Json& f : files) {
+    const std::string path = f.value("path", std::string());
+    std::vector<std::string> row{path.empty() ? "(no name)" : escape(path), text_field(f, "inode"), text_field(f, "offset_bytes"),
+                                 f.value("shared", false) ? "maybe" : "no"};
+    const Json clients = f.value("clients", Json::array());
+    if (clients.empty()) {
+      row.insert(row.end(), {"", "", "", ""});
+      table.add(row);
+    }
+    for (const Json& c : clients) {
+      auto with = row;
+      with.insert(with.end(), {text_field(c, "pid"), text_field(c, "command"), c.value("writable", false) ? "read, write" : "read",
+                               c.value("pinned", false) ? "yes" : "no"});
+      table.add(with);
+    }
+  }
+  return table.text(terminal_width());
+}
+
 }  // namespace
 
 void add_layout(Commands& commands) {
   struct Options {
     ListingOptions listing;
     std::string file, socket;
+    std::optional<u64> block;
   };
   auto o = std::make_shared<Options>();
-  auto* sub = commands.add("layout", "Show a file's extents, mappings and pins");
+  auto* sub = commands.add("layout", "Show a file's extents, mappings and pins, or which files have a block");
   sub->add_option("FILE", o->file, "a file on a mount; with --socket a path inside the file system")->required();
+  sub->add_option("--block", o->block, "show which files have this block of the pool, where, and who maps or pins it; FILE is then "
+                                       "the mount or anything on it")->type_name("N");
   sub->add_option("--socket", o->socket, "ask this daemon")->type_name("SOCKET");
   add_watch_options(sub, o->listing);
   commands.run(sub, [o] {
     std::string inner;
+    if (o->block) {
+      o->listing.where = o->socket.empty() ? o->file : o->socket;
+      return run_listing("layout", o->listing, {{"op", "block"}, {"block", *o->block}}, print_block);
+    }
     if (Status s = locate(o->file, o->socket, o->listing, inner); !s.ok()) return fail("layout", s);
     return run_listing("layout", o->listing, {{"op", "layout"}, {"path", inner}}, print);
   });

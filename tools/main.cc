@@ -28,6 +28,7 @@ int main(int argc, char** argv) {
   add_clients(commands);
   add_waiters(commands);
   add_layout(commands);
+  add_clone(commands);
   add_recall(commands);
   add_evict(commands);
   add_top(commands);

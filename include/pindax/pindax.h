@@ -140,8 +140,15 @@ struct pindax_change_options {
 PINDAX_API int pindax_fallocate_ext(struct pindax_client *, int fd, int mode, uint64_t offset, uint64_t length,
                                     const struct pindax_change_options *);
 PINDAX_API int pindax_truncate_ext(struct pindax_client *, int fd, uint64_t size, const struct pindax_change_options *);
-/* Shares the blocks of a range of `src_fd` with `dst_fd`. -EOPNOTSUPP where the pool's version does not share blocks. */
+/* Shares the blocks of a range of `src_fd` with `dst_fd` (FICLONERANGE): no bytes are copied until one of the files is stored into.
+ * Offsets and length: multiples of 4096, or the range ends where the source ends, and not inside the destination. length 0: to
+ * the source's end. Waits for pins over both ranges. -EINVAL (alignment, overlap, beyond the end), -EBADF (rights of the
+ * descriptors), -EAGAIN (the source is being written all the time), -ENOSPC, -ETXTBSY. Thread-safe. */
 PINDAX_API int pindax_clone_range(struct pindax_client *, int src_fd, uint64_t src, int dst_fd, uint64_t dst, uint64_t length);
+/* The same if both ranges hold the same bytes, else nothing (FIDEDUPERANGE). *deduped (may be NULL) gets how many bytes are shared now:
+ * at most 16 MiB a call, 0 if the contents differ. Times do not change. */
+PINDAX_API int pindax_dedupe_range(struct pindax_client *, int src_fd, uint64_t src, int dst_fd, uint64_t dst, uint64_t length,
+                                   uint64_t *deduped);
 
 struct pindax_mapping_info {
   size_t size;              /* in: sizeof */

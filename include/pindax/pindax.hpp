@@ -179,6 +179,16 @@ class File {
     const struct pindax_change_options o = {sizeof(o), on_busy.policy, 0, on_busy.deadline_ms};
     detail::check(pindax_fallocate_ext(client_, fd_, mode, offset, length, &o));
   }
+  // This file's blocks at `to` become those of `source` at `from`. length 0: to the source's end.
+  void clone_from(const File& source, std::uint64_t from, std::uint64_t to, std::uint64_t length) const {
+    detail::check(pindax_clone_range(client_, source.fd_, from, fd_, to, length));
+  }
+  // The same where both hold the same bytes; how many are shared now.
+  std::uint64_t dedupe_with(const File& source, std::uint64_t from, std::uint64_t to, std::uint64_t length) const {
+    std::uint64_t bytes = 0;
+    detail::check(pindax_dedupe_range(client_, source.fd_, from, fd_, to, length, &bytes));
+    return bytes;
+  }
 
  private:
   friend class Client;

@@ -115,6 +115,20 @@ void install_blocks(pindax_mapping& m, const proto::GrantBody& g, u64 begin, u64
   m.mapped_pages.fetch_add(to - from, std::memory_order_relaxed);
 }
 
+// Blocks that other files own as well, in a mapping that may be written. A page of the pool without the right to write would make a
+// store a SIGSEGV; so the pages get a write-protected copy, like zeros of a hole: a store comes back as a fault and gets a block of
+// the file's own. Nobody stores into shared blocks, so the copy stays true until it is recalled. The kernel reads the
+// pool here, not this thread (F3): a bad block is EFAULT.
+void install_copy(pindax_mapping& m, const proto::GrantBody& g, u64 begin, u64 end) {
+  const u64 address = m.address_of(begin);
+  const u64 length = std::min(end - begin, kHoleFillBytes);
+  void* window = ::mmap(nullptr, length, PROT_READ, MAP_SHARED, m.client->pool.get(),
+                        static_cast<off_t>(g.pool_offset + (begin - g.offset)));
+  const int error = window == MAP_FAILED ? errno : m.client->uffd.fill_copy(address, length, window);
+  if (window != MAP_FAILED) ::munmap(window, length);
+  if (error != 0) (void)m.client->uffd.poison(address, kBlockSize);
+}
+
 // Cold pieces make room: the mapping with most of them starts over, and what is in use comes back by faults.
 void evict_most_pieces(pindax_client& c) REQUIRES(c.mappings_mutex) {
   pindax_mapping* most = nullptr;
@@ -134,7 +148,8 @@ void install_grant(pindax_client& c, pindax_mapping& m, const proto::GrantBody& 
   switch (g.kind) {
     case proto::GrantKind::kBlocks:
       if (c.pieces.load(std::memory_order_relaxed) >= kMaxPieces) evict_most_pieces(c);
-      install_blocks(m, g, begin, end);
+      if (g.writable == 0 && (m.prot & PROT_WRITE) != 0) install_copy(m, g, begin, end);
+      else install_blocks(m, g, begin, end);
       break;
     case proto::GrantKind::kHole:
       (void)m.client->uffd.fill_zeros(address, std::min(end - begin, kHoleFillBytes));

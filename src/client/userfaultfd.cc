@@ -48,12 +48,14 @@ int Userfaultfd::watch(void* address, u64 length) {
 
 // A copy must lie within one mapping of the kernel's (ENOENT), and placeholders that were moved into place are mappings of
 // their own: then page by page.
-int Userfaultfd::fill_zeros(u64 address, u64 length) {
-  u64 piece = sizeof(kZeros);
+int Userfaultfd::fill_zeros(u64 address, u64 length) { return fill(address, length, nullptr); }
+
+int Userfaultfd::fill(u64 address, u64 length, const void* source) {
+  u64 piece = source == nullptr ? sizeof(kZeros) : length;
   for (u64 done = 0; done < length;) {
     uffdio_copy copy{};
     copy.dst = address + done;
-    copy.src = reinterpret_cast<u64>(kZeros);
+    copy.src = source == nullptr ? reinterpret_cast<u64>(kZeros) : reinterpret_cast<u64>(source) + done;
     copy.len = std::min<u64>(length - done, piece);
     copy.mode = UFFDIO_COPY_MODE_WP | UFFDIO_COPY_MODE_DONTWAKE;
     if (::ioctl(fd_.get(), UFFDIO_COPY, &copy) == 0) {

@@ -38,11 +38,14 @@ class Userfaultfd {
   int watch(void* address, u64 length);  // register MISSING and WP
   // Read faults see zeros, a later store comes back as a write-protect fault. EEXIST is fine: somebody was faster.
   int fill_zeros(u64 address, u64 length);
+  // The same with the bytes at `source`. EFAULT if those cannot be read.
+  int fill_copy(u64 address, u64 length, const void* source) { return fill(address, length, source); }
   int poison(u64 address, u64 length);  // touching it is a SIGBUS
   void wake(u64 address, u64 length);
 
  private:
   int negotiate(int fd);
+  int fill(u64 address, u64 length, const void* source);  // null: zeros
   UniqueFd fd_;
 };
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "daemon/serve.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -99,6 +100,14 @@ Result<proto::TokenReply> ClientService::issue_token(const InodeRef& inode, u32 
   reply.inode = inode->ino.value;
   reply.access = access;
   return reply;
+}
+
+Result<InodeRef> ClientService::redeem_for_reading(const u8 (&token)[proto::kTokenBytes], u32 pid) {
+  Token wanted;
+  std::copy(std::begin(token), std::end(token), wanted.begin());
+  PINDAX_ASSIGN(TokenTable::Grant grant, server_->tokens().redeem(wanted, pid));
+  if (grant.access == O_WRONLY) return Status(Errc::kBadDescriptor, "the source is open for writing only");
+  return std::move(grant.inode);
 }
 
 }  // namespace pindax

@@ -33,6 +33,7 @@ class ClientService : public MountService, private KernelView {
 
   proto::MountInfo mount_info() override { return info_; }
   Result<proto::TokenReply> issue_token(const InodeRef& inode, u32 access, u32 pid) override;
+  Result<InodeRef> redeem_for_reading(const u8 (&token)[proto::kTokenBytes], u32 pid) override;
 
  private:
   ClientService() = default;

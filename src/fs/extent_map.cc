@@ -163,7 +163,7 @@ bool ExtentEditor::is_tree() const { return kind_of(inode_) == DataKind::kTree; 
 bool ExtentEditor::mergeable(const ExtentInfo& left, const ExtentInfo& right) const {
   const format::Geometry& g = tx_.store().geometry();
   return left.file_end() == right.file_block && left.block + left.length == right.block &&
-         left.state == right.state && left.epoch == right.epoch && !left.shared && !right.shared &&
+         left.state == right.state && left.epoch == right.epoch && left.shared == right.shared &&
          g.ag_of(left.block) == g.ag_of(right.block) && u64{left.length} + right.length <= ~u32{0};
 }
 
@@ -218,22 +218,40 @@ Result<FileBlock> ExtentEditor::remove(FileBlock begin, FileBlock end, unsigned 
   return end;
 }
 
-Result<FileBlock> ExtentEditor::set_state(FileBlock begin, FileBlock end, ExtentState state, u32 epoch,
-                                          unsigned most) {
+// `changed` changes its copy, or says that there is nothing to change.
+Result<FileBlock> ExtentEditor::change(FileBlock begin, FileBlock end, unsigned most,
+                                       const std::function<bool(ExtentInfo&)>& changed) {
   FileBlock at = begin;
   while (at < end) {
     PINDAX_ASSIGN(const auto e, ExtentReader(tx_, inode_).at_or_after(at));
     if (!e || e->file_block >= end) return end;
     ExtentInfo part = clip_extent(*e, std::max(at, e->file_block), end);
     at = part.file_end();
-    if (e->state == state && e->epoch == epoch) continue;
+    if (!changed(part)) continue;
     if (most-- == 0) return part.file_block;
     PINDAX_TRY(cut(*e, part));
-    part.state = state;
-    part.epoch = epoch;
     PINDAX_TRY(join(part));
   }
   return end;
+}
+
+Result<FileBlock> ExtentEditor::set_state(FileBlock begin, FileBlock end, ExtentState state, u32 epoch,
+                                          unsigned most) {
+  return change(begin, end, most, [&](ExtentInfo& e) {
+    if (e.state == state && e.epoch == epoch) return false;
+    e.state = state;
+    e.epoch = epoch;
+    return true;
+  });
+}
+
+Result<FileBlock> ExtentEditor::set_shared(FileBlock begin, FileBlock end, bool shared, unsigned most,
+                                           const std::function<bool(const ExtentInfo&)>& which) {
+  return change(begin, end, most, [&](ExtentInfo& e) {
+    if (e.shared == shared || !which(e)) return false;
+    e.shared = shared;
+    return true;
+  });
 }
 
 Status ExtentEditor::split(FileBlock at) {

@@ -7,8 +7,8 @@
 //  1. Extents do not overlap, none is empty, none crosses an allocation group. Bytes from media that say
 //  otherwise are
 //     kCorrupt.
-//  2. Neighbours that are contiguous in the file and in the pool, in one AG and of equal state and epoch, are
-//  merged.
+//  2. Neighbours that are contiguous in the file and in the pool, in one AG and of equal state, epoch and
+//  shared flag, are merged.
 //  3. An inode whose tree is left with few extents goes back to inline ones.
 //
 // Locking: Inode::mutex, shared for ExtentReader, exclusive for ExtentEditor until the transaction ends.
@@ -71,6 +71,9 @@ class ExtentEditor {
   // Gives the mapped blocks of [begin, end) another state; splits and merges. At most `most` extents are
   // changed; returns the first block that was not looked at.
   Result<FileBlock> set_state(FileBlock begin, FileBlock end, ExtentState state, u32 epoch, unsigned most);
+  // The same for the flag that says "may have other owners" (fs/share.h). Extents for which `which` is false stay as they are.
+  Result<FileBlock> set_shared(FileBlock begin, FileBlock end, bool shared, unsigned most,
+                               const std::function<bool(const ExtentInfo&)>& which);
 
   // Makes an extent that covers both sides of `at` two.
   Status split(FileBlock at);
@@ -85,6 +88,8 @@ class ExtentEditor {
   Result<std::optional<Moved>> shift(FileBlock begin, FileBlock end, i64 by);
 
  private:
+  Result<FileBlock> change(FileBlock begin, FileBlock end, unsigned most,
+                           const std::function<bool(ExtentInfo&)>& changed);
   bool mergeable(const ExtentInfo& left, const ExtentInfo& right) const;
   Status join(ExtentInfo e);                                    // insert without counting
   Status cut(const ExtentInfo& whole, const ExtentInfo& part);  // takes part out of whole, without counting

@@ -16,6 +16,7 @@
 #include "base/steps.h"
 #include "fs/file_data.h"
 #include "fs/retried_change.h"
+#include "fs/share.h"
 #include "fs/shift.h"
 
 namespace pindax {
@@ -231,6 +232,8 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
     const u64 head = std::min(range_.end, round_up(range_.begin, kBlockSize));
     const u64 tail = std::max(head, round_down(range_.end, kBlockSize));
     if (head == range_.begin && tail == range_.end) return {};
+    for (const ByteRange edge : {ByteRange{range_.begin, head}, ByteRange{tail, range_.end}})
+      if (!edge.empty()) PINDAX_TRY(unshare_blocks(fs_, *inode_, edge.begin, edge.end));
     WriteLock lock(inode_->mutex);
     PINDAX_ASSIGN(const SlotView slot, fs_.read_slot(*inode_));
     const ExtentReader reader(fs_.store(), *slot);
@@ -254,18 +257,25 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
     Reservation reservation(fs_, *inode_);
     PINDAX_TRY(reservation.reserve(first_block(range_.begin), end_block(range_.end)));
     PINDAX_TRY(zero_edges());
-    if (grant.to_quarantine.empty()) {
+    PINDAX_ASSIGN(const bool shares, shares_blocks());
+    if (grant.to_quarantine.empty() && !shares) {
       bool fits = false;
       PINDAX_TRY(make_unwritten(&fits));
       if (fits) return {};
     }
-    // Blocks that may not be used again, or too many for one record: out with them, and others in.
+    // Blocks that may not be used again, that others own, or too many for one record: out with them, and others in.
     PINDAX_TRY(remove_range(fs_, *inode_, range_.begin, range_.end, grant,
                             [&](Transaction& tx, format::Inode& slot) { return finish_slot(tx, slot); }));
     PINDAX_ASSIGN(const u64 size, fs_.size(*inode_));
     publish_size(fs_, *inode_, size);
     const Status again = Reservation(fs_, *inode_).reserve(first_block(range_.begin), end_block(range_.end));
     return again.code() == Errc::kNoSpace ? Status() : again;  // holes are zeros as well
+  }
+
+  Result<bool> shares_blocks() {
+    ReadLock lock(inode_->mutex);
+    PINDAX_ASSIGN(const SlotView slot, fs_.read_slot(*inode_));
+    return may_share(ExtentReader(fs_.store(), *slot), end_block(range_.begin), first_block(range_.end));
   }
 
   Status make_unwritten(bool* fits) {

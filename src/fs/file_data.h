@@ -94,8 +94,9 @@ struct StoreJob {
   bool extends = false;             // the size grows to what was stored
   bool keep_set_id = true;
   bool write_back = false;  // no range is held: what is behind the size or being freed is dropped
+  bool only_shared = false;  // copies what the file shares, and leaves everything else alone (unshare_range)
 };
-// Gives every block of the job contents and, if asked, the file a new size; one transaction for each part
+// Gives every block of the job contents (shared ones are copied first: fs/share.h) and, if asked, the file a new size; one transaction for each part
 // that fits into a record. Returns how many bytes are done: fewer than asked only if space ran out; kNoSpace
 // if that is none. No locks held; the range held, exclusively beyond the size.
 Result<u64> store_range(FileSystemImpl& fs, Inode& inode, const StoreJob& job);

@@ -2,11 +2,12 @@
 //
 // read() and fill(): replies point straight into the pool. The shared hold keeps the blocks in the file until
 // the callback returns; Inode::mutex is held for the lookup only. Nothing here changes the media, but for a
-// fill by a writable handle, which gives holes their blocks (store_range).
+// fill by a writable handle, which gives holes their blocks and copies shared ones (store_range).
 #include <algorithm>
 
 #include "base/steps.h"
 #include "fs/file_data.h"
+#include "fs/share.h"
 
 namespace pindax {
 
@@ -82,7 +83,7 @@ Status give_blocks(FileSystemImpl& fs, Inode& inode, u64 offset, u64 end) {
     if (offset >= end) return {};
     PINDAX_ASSIGN(const auto extents, visible_extents(ExtentReader(fs.store(), *slot), *slot,
                                                       first_block(offset), end_block(end)));
-    if (all_data(fs, extents, first_block(offset), end_block(end))) return {};
+    if (all_private_data(fs, extents, first_block(offset), end_block(end))) return {};
   }
   PINDAX_TRY(fs.check_writable());
   StoreJob job;

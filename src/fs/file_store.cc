@@ -2,12 +2,13 @@
 //
 // store_range(): the one routine that gives file blocks their contents. A part is one transaction under
 // Inode::mutex: blocks that hold data are overwritten in place; unwritten ones are filled and change state;
-// holes get new blocks, filled before the commit that makes them reachable. Nothing is reachable before it
-// has its contents, so a crash shows the file before or after each part.
+// holes get new blocks, filled before the commit that makes them reachable; shared ones are replaced by copies. Nothing
+// is reachable before it has its contents, so a crash shows the file before or after each part.
 #include <algorithm>
 
 #include "base/steps.h"
 #include "fs/file_data.h"
+#include "fs/share.h"
 
 namespace pindax {
 
@@ -44,6 +45,7 @@ class Storer {
   // Stores from `at` on, as much as one transaction takes. Returns where it stopped, always behind `at`.
   Result<u64> part(u64 at, unsigned limit) {
     extents_done_ = 0;
+    met_shared_ = replaced_ = false;
     WriteLock lock(inode_.mutex);
     Transaction tx(fs_.store());
     PINDAX_ASSIGN(format::Inode * slot, fs_.change_slot(tx, inode_));
@@ -67,6 +69,7 @@ class Storer {
     }
     if (at == start) return Errc::kNoSpace;
     PINDAX_TRY(drain());
+    if (replaced_) ++inode_.removals;
     if (grows) slot->size_bytes = std::max(size, at);
     if (job_.data != nullptr || grows) stamp(*slot, kStampMtime | kStampCtime, now());
     if (!job_.keep_set_id) clear_set_id(*slot);
@@ -74,6 +77,7 @@ class Storer {
     PINDAX_TRY(tx.commit());
     PINDAX_STEP("fs.store_committed");
     if (grows && at > size) publish_size(fs_, inode_, at);
+    if (met_shared_) publish_private(fs_, inode_, round_down(start, kBlockSize), round_up(at, kBlockSize));
     if (fs_.media().granularity() == Granularity::kPage) note_unsynced(fs_, inode_, start, at);
     extents_done_ = 0;
     return at;
@@ -88,6 +92,17 @@ class Storer {
     const bool mapped = found && found->file_block <= block;
     u64 stop = std::min(end_, round_down(at, kBlockSize) + kMostBytes);
     if (found) stop = std::min(stop, byte_of(mapped ? found->file_end() : found->file_block));
+    if (job_.only_shared && !(mapped && found->shared)) return stop;
+    if (mapped && found->shared) {
+      met_shared_ = true;
+      const ExtentInfo part = clip_extent(*found, block, end_block(stop));
+      PINDAX_ASSIGN(const auto owned, fs_.allocator().owners({part.block, part.length}, &tx));
+      stop = std::min(stop, byte_of(block + owned.front().run.length));
+      const ExtentInfo same = clip_extent(part, block, end_block(stop));
+      if (owned.front().owners > 1) return copy_shared(tx, slot, same, at, stop, budget);
+      PINDAX_TRY(take_over(tx, slot, same));
+      if (job_.only_shared) return stop;
+    }
     if (mapped && holds_data(fs_, *found)) {
       const ExtentInfo part = clip_extent(*found, block, end_block(stop));
       if (job_.data != nullptr)
@@ -98,6 +113,7 @@ class Storer {
     ExtentInfo e;
     if (mapped) {
       e = clip_extent(*found, block, end_block(stop));
+      e.shared = false;
     } else {
       PINDAX_ASSIGN(const BlockRun run,
                     fs_.allocator().allocate(tx, allocation_near(reader, block, end_block(stop) - block)));
@@ -122,6 +138,75 @@ class Storer {
     budget.count(mapped ? 0 : e.length);
     ++extents_done_;
     return stop;
+  }
+
+  // The file is the only owner that is left: the flag goes.
+  Status take_over(Transaction& tx, format::Inode& slot, const ExtentInfo& part) {
+    tree_failed_ = true;
+    InodeNodes nodes(fs_.allocator(), slot);
+    ExtentEditor editor(tx, slot, nodes);
+    PINDAX_TRY(editor.set_shared(part.file_block, part.file_end(), false, ~0u, [](const ExtentInfo&) { return true; }));
+    tree_failed_ = false;
+    ++extents_done_;
+    return {};
+  }
+
+  // Replaces the blocks of `old`, which others own as well, by new ones with the same bytes but for those that the job
+  // stores in [at, stop). Whoever else lets go of the old ones meanwhile makes this the last owner: then they are freed here
+  // (T2, R29).
+  Result<u64> copy_shared(Transaction& tx, format::Inode& slot, const ExtentInfo& old, u64 at, u64 stop, RecordBudget& budget) {
+    PINDAX_ASSIGN(const u64 countable, fs_.allocator().countable(tx, {old.block, old.length}));
+    PINDAX_ASSIGN(const BlockRun run, fs_.allocator().allocate(
+                                          tx, allocation_near(ExtentReader(tx, slot), old.file_block, countable)));
+    ExtentInfo e;
+    e.file_block = old.file_block;
+    e.block = run.start;
+    e.length = static_cast<u32>(run.length);
+    stop = std::min(stop, byte_of(e.file_end()));
+    // What was durable must not be lost with a copy that is not.
+    const bool lasts = old.state == ExtentState::kWritten ||
+                       (old.state == ExtentState::kProvisional && old.epoch != fs_.mount_epoch() && holds_data(fs_, old));
+    const bool durable = lasts || !commits_provisional(fs_);
+    e.state = durable ? ExtentState::kWritten : ExtentState::kProvisional;
+    e.epoch = durable ? 0 : fs_.mount_epoch();
+    PINDAX_TRY(fill_copy(e, old, at, stop, durable));
+    PINDAX_STEP("fs.cow_copied");
+    tree_failed_ = true;
+    ChangeGrant grant;
+    grant.was_mapped = true;
+    RunReleaser releaser(fs_, tx, grant);
+    InodeNodes nodes(fs_.allocator(), slot);
+    ExtentEditor editor(tx, slot, nodes);
+    PINDAX_ASSIGN(const FileBlock removed, editor.remove(e.file_block, e.file_end(), ~0u, [&](const ExtentInfo& gone) {
+      budget.count(gone.length);
+      return releaser.release(gone);
+    }));
+    PINDAX_ASSERT(removed == e.file_end());
+    PINDAX_TRY(editor.insert(e));
+    tree_failed_ = false;
+    replaced_ = true;
+    budget.count(e.length);
+    ++extents_done_;
+    return stop;
+  }
+
+  Status fill_copy(const ExtentInfo& e, const ExtentInfo& old, u64 at, u64 stop, bool durable) {
+    if (!holds_data(fs_, old)) return fill(e, at, stop);
+    Media& media = fs_.media();
+    const PoolOffset start = block_offset(e.block);
+    const u64 length = u64{e.length} << kBlockShift;
+    const std::byte* from = media.view(block_offset(old.block), length);
+    if (from == nullptr) return Status(Errc::kCorrupt, "an extent outside the pool");
+    const u64 head = job_.data != nullptr ? at - byte_of(e.file_block) : length;
+    const u64 body = job_.data != nullptr ? stop - at : 0;
+    const u64 tail = length - head - body;
+    if (head > 0) PINDAX_TRY(overwrite(fs_, start, from, head));
+    if (body > 0) PINDAX_TRY(overwrite(fs_, start + head, source(at), body));
+    if (tail > 0) PINDAX_TRY(overwrite(fs_, start + head + body, from + head + body, tail));
+    stored_new_ = true;
+    if (!durable || media.granularity() != Granularity::kPage) return {};
+    must_drain_ = true;
+    return media.flush(start, length);
   }
 
   // New contents of the extent's blocks: the bytes of [at, stop), zeros around them.
@@ -149,9 +234,9 @@ class Storer {
   }
 
   Status drain() {
-    const bool needed = stored_new_ || stored_in_place_;
-    stored_new_ = stored_in_place_ = false;
-    return needed && !commits_provisional(fs_) ? fs_.media().drain() : Status();
+    const bool needed = must_drain_ || ((stored_new_ || stored_in_place_) && !commits_provisional(fs_));
+    stored_new_ = stored_in_place_ = must_drain_ = false;
+    return needed ? fs_.media().drain() : Status();
   }
 
   const std::byte* source(u64 at) const { return job_.data + (at - job_.offset); }
@@ -164,6 +249,9 @@ class Storer {
   bool tree_failed_ = false;
   bool stored_new_ = false;
   bool stored_in_place_ = false;
+  bool must_drain_ = false;   // a copy of what was durable
+  bool met_shared_ = false;   // the transaction made flagged blocks the file's own,
+  bool replaced_ = false;     // some of them by copies
 };
 
 }  // namespace

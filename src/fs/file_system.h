@@ -218,6 +218,19 @@ class FileSystem {
   };
   virtual std::shared_ptr<Change> defragment(InodeRef inode, u64 offset, const ChangeContext& context,
                                              std::function<void(Result<DefragmentStep>)> done) = 0;
+  // Shares blocks of the source with the destination. Offsets: multiples of a block; length: too, or the source ends there and
+  // the destination not behind it. 0: to the source's end. Waits for pins of either file by its policy.
+  struct CloneRequest {
+    InodeRef source, destination;
+    u64 source_offset = 0, destination_offset = 0;
+    u64 length = 0;
+    bool dedupe = false;       // only if both ranges hold the same bytes; at most 16 MiB a call; times stay
+    bool may_shorten = false;  // as much as can be done, instead of kInvalid
+    bool never_wait = false;   // kTextBusy at once where either file is pinned
+  };
+  // Completes with the bytes shared; 0 for a dedupe of different contents.
+  virtual std::shared_ptr<Change> clone_range(const CloneRequest& request, const ChangeContext& context,
+                                              std::function<void(Result<u64>)> done) = 0;
   virtual Result<u64> seek(Inode& inode, u64 offset, bool data) = 0;  // SEEK_DATA / SEEK_HOLE; kNoDevice
   virtual Result<u64> size(Inode& inode) = 0;
   // Data, size and layout durable. Also covers direct clients' stores (their pages are synced). datasync skips lazy times.
@@ -227,9 +240,35 @@ class FileSystem {
   // ---- Direct mappers (fs/map.cc); call under a shared hold of `range` ----
   // What lies behind the block-aligned range. for_write: holes and unwritten blocks become written zeros first, and a
   // strict-mode commit has happened before this returns. kNoSpace.
-  virtual Result<std::vector<Translation>> translate(Inode& inode, ByteRange range, bool for_write) = 0;
+  // Shared blocks are copied for a write only if `may_copy` (the hold came with a break that moves blocks), else kTryAgain.
+  virtual Result<std::vector<Translation>> translate(Inode& inode, ByteRange range, bool for_write, bool may_copy = false) = 0;
+  // True if the file may share blocks of the range with others (fs/share.h): stores and pins must make them its own first.
+  virtual Result<bool> shares_blocks(Inode& inode, ByteRange range) = 0;
+  // Makes them the file's own. Call under a hold that came with a break that moves blocks. kNoSpace.
+  virtual Status unshare(Inode& inode, ByteRange range) = 0;
+  // Before a client's mapping of the range is made known to the layout room: gates over shared blocks are slow (P4).
+  virtual Status publish_shared(Inode& inode, ByteRange range) = 0;
   // A direct mapper may have stored: stamps mtime lazily, remembers the range for fsync.
   virtual void note_direct_stores(Inode& inode, ByteRange range) = 0;
+  // ---- Reverse map (fs/reverse.cc) ----
+  // Which files have blocks of the run, and where. A look through the inodes of the live file system, a step of some
+  // thousand inodes at a time, beginning near the run: yield between steps. Ends early when every owner that is counted was found.
+  // True: call again. Files that change meanwhile are shown as they were, or not at all.
+  struct BlockOwner {
+    InodeNo ino;
+    u64 file_offset = 0;  // bytes
+    BlockRun run;         // the part of the run that lies there
+    bool shared = false;
+  };
+  struct OwnerScan {
+    BlockRun run;  // in
+    std::vector<BlockOwner> owners;
+    u64 counted = 0;  // owners of all blocks of the run together, by the share counts; 0 until the first step
+    BlockNo next;     // the rest is the scan's own
+    BlockNo stop;
+    bool started = false, wrapped = false;
+  };
+  virtual Result<bool> find_owners(OwnerScan& scan) = 0;
   // The extents over a range, for listings: as translate without holes beyond the end, nothing allocated.
   virtual Result<std::vector<format::ExtentInfo>> extents(Inode& inode, ByteRange range) = 0;
 };

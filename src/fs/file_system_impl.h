@@ -119,12 +119,18 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
                                     DoneStatus done) override;
   std::shared_ptr<Change> defragment(InodeRef inode, u64 offset, const ChangeContext& context,
                                      std::function<void(Result<DefragmentStep>)> done) override;
+  std::shared_ptr<Change> clone_range(const CloneRequest& request, const ChangeContext& context,
+                                      std::function<void(Result<u64>)> done) override;
   Result<u64> seek(Inode& inode, u64 offset, bool data) override;
   Result<u64> size(Inode& inode) override;
   Status fsync(Inode& inode, bool datasync) override;
   Status sync_all() override;
-  Result<std::vector<Translation>> translate(Inode& inode, ByteRange range, bool for_write) override;
+  Result<std::vector<Translation>> translate(Inode& inode, ByteRange range, bool for_write, bool may_copy = false) override;
+  Result<bool> shares_blocks(Inode& inode, ByteRange range) override;
+  Status unshare(Inode& inode, ByteRange range) override;
+  Status publish_shared(Inode& inode, ByteRange range) override;
   void note_direct_stores(Inode& inode, ByteRange range) override;
+  Result<bool> find_owners(OwnerScan& scan) override;
   Result<std::vector<format::ExtentInfo>> extents(Inode& inode, ByteRange range) override;
 
   // ---- Mount state (mount.cc) -------------------------------------------------------------------------------------
@@ -135,6 +141,8 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   bool epoch_lost(u32 epoch) const;
   // kReadOnly if nothing may be changed (read-only mount, unmounted), else the journal's health.
   Status check_writable() const;
+  // Before the first block is shared: the superblock says that a writer must keep share counts. Durable on return.
+  Status use_share_counts();
   Status check_room() const;  // kNoSpace for operations that only add: the rest of the pool is for taking away
 
   // ---- Slots (inode_table.cc) -------------------------------------------------------------------------------------
@@ -249,6 +257,8 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   Result<std::string> read_blob(const format::BlobRef& ref, u64 owner, Transaction* tx);
   void free_blob(Transaction& tx, format::Inode& slot, const format::BlobRef& ref);
 
+  Status find_in_file(Inode& inode, OwnerScan& scan);  // reverse.cc
+
   // ---- Orphans ----
   Status change_orphans(Transaction& tx, InodeNo ino, bool add, format::PendingShift shift);
   Result<std::vector<InodeNo>> list_orphans(InodeNo first, std::size_t most);
@@ -322,6 +332,8 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   Executor& executor_;
   MountOptions options_;
   format::Superblock superblock_{};
+  Mutex superblock_mutex_{LockRank::kSync};  // of changes while mounted
+  std::atomic<bool> share_counts_{false};    // the superblock says so
   unsigned next_copy_ = 0;  // of the superblock, to be written first: the older one
   std::vector<std::pair<u32, u32>> lost_epochs_;  // sorted, disjoint
   std::atomic<Phase> phase_{Phase::kRunning};

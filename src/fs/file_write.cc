@@ -3,10 +3,10 @@
 // write() and write_back().
 //
 // Two ways of a write:
-//   1. in place: all blocks hold data, inside the size. Shared hold, once the kernel has dropped its pages of
+//   1. in place: all blocks hold data and are the file's own, inside the size. Shared hold, once the kernel has dropped its pages of
 //   the range (C7; also for a write(2): the kernel drops them before it asks, but a fill may come in
 //   between); Inode::mutex for the lookup only; nothing is committed.
-//   2. else blocks appear. An exclusive hold, since whoever was told "hole" under a shared one must not map
+//   2. else blocks appear, or shared ones are copied. An exclusive hold, since whoever was told "hole" under a shared one must not map
 //   its zero page
 //      after the block is there; translations of zeros are recalled (R18, R19); pins do not matter (P4). A
 //      write that extends the file holds everything from the block of the file's end on: whoever changes the
@@ -19,6 +19,7 @@
 #include "base/steps.h"
 #include "fs/file_data.h"
 #include "fs/retried_change.h"
+#include "fs/share.h"
 
 namespace pindax {
 
@@ -97,7 +98,7 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
         const FileBlock block = first_block(offset_);
         PINDAX_ASSIGN(const auto found,
                       visible_extents(ExtentReader(fs_.store(), *slot), *slot, block, block + 1));
-        likely_in_place = all_data(fs_, found, block, block + 1);
+        likely_in_place = all_private_data(fs_, found, block, block + 1);
       }
     }
     if (append_) offset_ = size;
@@ -147,7 +148,7 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
       PINDAX_ASSIGN(extents, visible_extents(ExtentReader(fs_.store(), *slot), *slot, first_block(offset_),
                                              end_block(end())));
     }
-    if (!all_data(fs_, extents, first_block(offset_), end_block(end()))) return {};
+    if (!all_private_data(fs_, extents, first_block(offset_), end_block(end()))) return {};
     *fits = true;
     const std::byte* const data = source_.bytes();
     for (const ExtentInfo& e : extents) {
@@ -199,7 +200,9 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
       request.lock_range = block_aligned({offset_, end()});
     }
     lock_end_ = request.lock_range.end;
-    PINDAX_ASSIGN(recall_begin_, first_zero_block(*slot, at));
+    PINDAX_ASSIGN(recall_begin_, first_new_block(*slot, at));
+    PINDAX_ASSIGN(copies_, may_share(ExtentReader(fs_.store(), *slot), first_block(at), end_block(at + length_)));
+    request.moves_blocks = copies_;
     const ByteRange pages = touched(at + length_);
     recall_begin_ = std::min(recall_begin_, fs_.layout().first_cached(*inode_->layout(), pages));
     if (recall_begin_ < lock_end_) request.break_range = {recall_begin_, lock_end_};
@@ -209,13 +212,13 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
   // The range, under this round's hold, of which the kernel must not keep a page.
   ByteRange touched(u64 end) const { return {lock_begin_, std::max(lock_begin_, round_up(end, kBlockSize))}; }
 
-  // Where translations may show zeros that are about to get contents: from `at` on, or behind its block if that one holds
-  // data; and, where the file grows over a gap, what is beyond the end now.
-  Result<u64> first_zero_block(const format::Inode& slot, u64 at) {
+  // Where translations may show zeros that are about to get contents, or blocks that are about to be copied: from `at` on, or
+  // behind its block if that one is stored into in place; and, where the file grows over a gap, what is beyond the end now.
+  Result<u64> first_new_block(const format::Inode& slot, u64 at) {
     const FileBlock block = first_block(at);
     PINDAX_ASSIGN(const auto extents,
                   visible_extents(ExtentReader(fs_.store(), slot), slot, block, block + 1));
-    const bool data = !extents.empty() && holds_data(fs_, extents[0]);
+    const bool data = all_private_data(fs_, extents, block, block + 1);
     const u64 zeros = byte_of(data ? block + 1 : block);
     return at > slot.size_bytes ? std::min(zeros, round_up(slot.size_bytes, kBlockSize)) : zeros;
   }
@@ -232,8 +235,9 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
       const bool grows = end() > size;
       if (offset_ < lock_begin_ || (grows && (size < lock_begin_ || lock_end_ != kMaxOffset))) *again = true;
       if (!*again) {
-        PINDAX_ASSIGN(const u64 needed, first_zero_block(*slot, offset_));
-        *again = needed < std::min(recall_begin_, end()) ||
+        PINDAX_ASSIGN(const u64 needed, first_new_block(*slot, offset_));
+        PINDAX_ASSIGN(const bool shares, may_share(ExtentReader(fs_.store(), *slot), first_block(offset_), end_block(end())));
+        *again = (shares && !copies_) || needed < std::min(recall_begin_, end()) ||
                  fs_.layout().first_cached(*inode_->layout(), touched(end())) < recall_begin_;
       }
       if (*again) return {};
@@ -266,6 +270,7 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
   std::function<void(Result<u64>)> done_;
 
   u64 lock_begin_ = 0, lock_end_ = 0, recall_begin_ = 0;  // of the round under way
+  bool copies_ = false;
   u64 written_ = 0;
 };
 
@@ -292,7 +297,7 @@ Status FileSystemImpl::write_back(Inode& inode, u64 offset, std::span<const std:
     PINDAX_STEP("fs.write_back_allowed");
     PINDAX_ASSIGN(const auto extents,
                   visible_extents(ExtentReader(*store_, *slot), *slot, first_block(offset), end_block(end)));
-    if (all_data(*this, extents, first_block(offset), end_block(end))) {
+    if (all_private_data(*this, extents, first_block(offset), end_block(end))) {
       for (const ExtentInfo& e : extents) {
         const u64 from = std::max(offset, byte_of(e.file_block)), to = std::min(end, byte_of(e.file_end()));
         PINDAX_TRY(overwrite(*this, block_offset(e.block) + (from - byte_of(e.file_block)),
@@ -306,7 +311,9 @@ Status FileSystemImpl::write_back(Inode& inode, u64 offset, std::span<const std:
     note_modified(inode);
     return {};
   }
-  // A page that was read as a hole and then stored into: it gets its block now.
+  // A page that was read as a hole and then stored into: it gets its block now. A shared one was made the file's own by the
+  // fill, unless space ran out: its copy is made without a hold of the range then, which no direct mapper of the page minds, since
+  // the kernel owns it (C1).
   StoreJob job;
   job.offset = offset;
   job.end = end;

@@ -6,6 +6,7 @@
 
 #include "base/steps.h"
 #include "fs/file_data.h"
+#include "fs/share.h"
 
 namespace pindax {
 
@@ -28,7 +29,8 @@ void add_piece(std::vector<Translation>& out, Kind kind, u64 begin, u64 end, Poo
 
 }  // namespace
 
-Result<std::vector<Translation>> FileSystemImpl::translate(Inode& inode, ByteRange range, bool for_write) {
+Result<std::vector<Translation>> FileSystemImpl::translate(Inode& inode, ByteRange range, bool for_write,
+                                                           bool may_copy) {
   range = block_aligned(range);
   if (for_write) PINDAX_TRY(check_writable());
   for (unsigned attempt = 0;; ++attempt) {
@@ -41,7 +43,7 @@ Result<std::vector<Translation>> FileSystemImpl::translate(Inode& inode, ByteRan
       const u64 end = std::max(range.begin, std::min(range.end, file_end));
       PINDAX_ASSIGN(const auto extents, visible_extents(ExtentReader(*store_, *slot), *slot,
                                                         first_block(range.begin), end_block(end)));
-      if (!for_write || all_data(*this, extents, first_block(range.begin), end_block(end))) {
+      if (!for_write || all_private_data(*this, extents, first_block(range.begin), end_block(end))) {
         std::vector<Translation> out;
         u64 at = range.begin;
         for (const ExtentInfo& e : extents) {
@@ -55,6 +57,7 @@ Result<std::vector<Translation>> FileSystemImpl::translate(Inode& inode, ByteRan
         add_piece(out, Kind::kBeyondEnd, end, range.end, {}, false);
         return out;
       }
+      if (!may_copy && may_share(extents)) return Status(Errc::kTryAgain, "the range shares blocks");
       missing.offset = range.begin;
       missing.end = end;
     }
@@ -64,6 +67,33 @@ Result<std::vector<Translation>> FileSystemImpl::translate(Inode& inode, ByteRan
     PINDAX_ASSIGN(const u64 done, store_range(*this, inode, missing));
     if (done < missing.end - missing.offset) return Errc::kNoSpace;
   }
+}
+
+Result<bool> FileSystemImpl::shares_blocks(Inode& inode, ByteRange range) {
+  ReadLock lock(inode.mutex);
+  PINDAX_ASSIGN(const SlotView slot, read_slot(inode));
+  if (!is_regular(*slot)) return false;
+  range = intersect(block_aligned(range), {0, u64{1} << 63});
+  if (range.empty()) return false;
+  return may_share(ExtentReader(*store_, *slot), first_block(range.begin), end_block(range.end));
+}
+
+Status FileSystemImpl::unshare(Inode& inode, ByteRange range) {
+  PINDAX_TRY(check_writable());
+  return unshare_blocks(*this, inode, range.begin, range.end);
+}
+
+Status FileSystemImpl::publish_shared(Inode& inode, ByteRange range) {
+  ReadLock lock(inode.mutex);
+  PINDAX_ASSIGN(const SlotView slot, read_slot(inode));
+  if (!is_regular(*slot)) return {};
+  range = intersect(block_aligned(range), {0, u64{1} << 62});
+  if (range.empty()) return {};
+  InodeLayout& layout = *inode.layout();
+  return ExtentReader(*store_, *slot).scan(first_block(range.begin), end_block(range.end), [&](const ExtentInfo& e) {
+    if (e.shared) layout_->set_shared(layout, {byte_of(e.file_block), byte_of(e.file_end())}, true);
+    return true;
+  });
 }
 
 void FileSystemImpl::note_direct_stores(Inode& inode, ByteRange range) {

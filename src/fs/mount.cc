@@ -127,6 +127,20 @@ Status FileSystemImpl::store_superblock() {
   return {};
 }
 
+Status FileSystemImpl::use_share_counts() {
+  if (share_counts_.load()) return {};
+  MutexLock lock(superblock_mutex_);
+  if ((superblock_.features_ro_compat & format::kRoCompatShareCounts) == 0) {
+    const u64 before = superblock_.features_ro_compat;
+    superblock_.features_ro_compat = before | format::kRoCompatShareCounts;
+    const Status stored = store_superblock();
+    if (!stored.ok()) superblock_.features_ro_compat = before;
+    PINDAX_TRY(stored);
+  }
+  share_counts_ = true;
+  return {};
+}
+
 // ---- Epochs -----------------------------------------------------------------------------------------------------------
 
 bool FileSystemImpl::epoch_lost(u32 epoch) const {

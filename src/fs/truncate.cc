@@ -17,6 +17,7 @@
 #include "base/steps.h"
 #include "fs/file_data.h"
 #include "fs/retried_change.h"
+#include "fs/share.h"
 #include "fs/shift.h"
 
 namespace pindax {
@@ -25,58 +26,6 @@ namespace {
 
 constexpr unsigned kExtentsAtOnce = 16;  // between two looks at the record's size
 constexpr unsigned kMostExtents = 512;   // in one transaction
-
-// Gives the run to free space or quarantine, as the grant says.
-class RunReleaser {
- public:
-  RunReleaser(FileSystemImpl& fs, Transaction& tx, const ChangeGrant& grant)
-      : fs_(fs), tx_(tx), grant_(grant) {}
-
-  Status release(const ExtentInfo& e) {
-    u64 at = byte_of(e.file_block);
-    const u64 end = byte_of(e.file_end());
-    while (at < end) {
-      u64 stop = end;
-      bool held_back = false;
-      for (const ByteRange& wide : grant_.to_quarantine) {
-        const ByteRange r = block_aligned(wide);
-        if (r.begin <= at && at < r.end) {
-          held_back = true;
-          stop = std::min(stop, r.end);
-        }
-      }
-      if (!held_back) {
-        for (const ByteRange& wide : grant_.to_quarantine) {
-          const u64 from = round_down(wide.begin, kBlockSize);
-          if (from > at) stop = std::min(stop, from);
-        }
-      }
-      const ExtentInfo part = clip_extent(e, first_block(at), first_block(stop));
-      if (held_back) {
-        PINDAX_TRY(quarantine(part));
-      } else {
-        fs_.allocator().free(tx_, BlockRun{part.block, part.length}, grant_.was_mapped);
-      }
-      at = stop;
-    }
-    return {};
-  }
-
- private:
-  Status quarantine(const ExtentInfo& part) {
-    PINDAX_TRY(fs_.allocator().quarantine(tx_, BlockRun{part.block, part.length},
-                                          format::QuarantineReason::kPinned));
-    if (!grant_.quarantined) return {};
-    tx_.on_commit([tell = grant_.quarantined, part](Lsn) {
-      tell({byte_of(part.file_block), byte_of(part.file_end())}, part.block.value, part.length);
-    });
-    return {};
-  }
-
-  FileSystemImpl& fs_;
-  Transaction& tx_;
-  const ChangeGrant& grant_;
-};
 
 void set_pending(format::Inode& slot, u64 begin, u64 end) {
   slot.pending_begin = begin;
@@ -87,8 +36,12 @@ void set_pending(format::Inode& slot, u64 begin, u64 end) {
 Result<bool> free_step(FileSystemImpl& fs, Transaction& tx, Inode& inode, format::Inode& slot, u64 begin,
                        u64 end, const ChangeGrant& grant) {
   const bool was_orphan = belongs_to_orphans(slot);
-  // The list's lock comes before the quarantine's. Inline extents never need a second step.
-  if (was_orphan || slot.data_kind == static_cast<u16>(format::DataKind::kTree)) fs.lock_orphans(tx);
+  // The list's lock comes before the allocator's trees'. Inline extents need a second step only if they are shared.
+  bool needed = was_orphan || slot.data_kind == static_cast<u16>(format::DataKind::kTree);
+  if (!needed) {
+    PINDAX_ASSIGN(needed, may_share(ExtentReader(tx, slot), end_block(begin), end_block(end)));
+  }
+  if (needed) fs.lock_orphans(tx);
   PINDAX_ASSIGN(const bool more, fs.free_file_range_step(tx, inode, begin, end, grant));
   set_pending(slot, more ? begin : 0, more ? end : 0);
   const bool is_orphan = belongs_to_orphans(slot);
@@ -111,7 +64,8 @@ Result<bool> FileSystemImpl::free_file_range_step(Transaction& tx, Inode& inode,
   for (unsigned extents = 0; at < last; extents += kExtentsAtOnce) {
     // The first few always: every step gets somewhere.
     if (extents >= kMostExtents || (extents > 0 && !budget.has_room())) return true;
-    PINDAX_ASSIGN(at, editor.remove(at, last, kExtentsAtOnce, [&](const ExtentInfo& e) {
+    PINDAX_ASSIGN(const FileBlock stop, releasable_end(*this, tx, *slot, at, last));
+    PINDAX_ASSIGN(at, editor.remove(at, stop, kExtentsAtOnce, [&](const ExtentInfo& e) {
       budget.count(e.length);
       return releaser.release(e);
     }));
@@ -250,6 +204,9 @@ class Truncation : public std::enable_shared_from_this<Truncation> {
   }
 
   Status shrink(const ChangeGrant& grant) {
+    // What is cut gets zeros behind the end: not in a block that others own as well. It is what may fail for want of space.
+    if (size_ % kBlockSize != 0)
+      PINDAX_TRY(unshare_blocks(fs_, *inode_, round_down(size_, kBlockSize), round_up(size_, kBlockSize)));
     PINDAX_TRY(remove_range(fs_, *inode_, size_, kMaxOffset, grant, [&](Transaction&, format::Inode& slot) {
       finish_slot(slot);
       return Status();

@@ -139,7 +139,8 @@ void Checker::check_global_trees() {
   }, nullptr);
   if (plan_.trees.erase({0, TreeKind::kOrphans}) != 0) plan_.rebuild_orphans = true;
   for (u32 ag = 0; ag < geometry_.ag_count; ++ag) {
-    check_tree({BlockNo(refcount_root(ag)), TreeKind::kRefcount, ag}, "allocation group", [](u64, TreeBytes) {}, nullptr);
+    check_tree({BlockNo(refcount_root(ag)), TreeKind::kRefcount, ag}, "share counts",
+               [&](u64 key, TreeBytes value) { note_share_record(ag, key, value); }, nullptr);
     check_tree({BlockNo(reverse_root(ag)), TreeKind::kReverse, ag}, "allocation group", [](u64, TreeBytes) {}, nullptr);
   }
 }

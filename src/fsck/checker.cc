@@ -11,7 +11,7 @@ using tree_node::ConstNode;
 using tree_node::Expected;
 
 bool Plan::empty() const {
-  return reseal.empty() && clear.empty() && trees.empty() && erase_items.empty() && drop_extents.empty() &&
+  return reseal.empty() && shares.empty() && clear.empty() && trees.empty() && erase_items.empty() && drop_extents.empty() &&
          clone_extents.empty() && entries.empty() && slots.empty() && attach.empty() && !new_root && !rebuild_orphans &&
          !rewrite_state && bad_headers.empty();
 }
@@ -137,6 +137,7 @@ Status Checker::walk() {
   check_slots();
   check_global_trees();
   check_data();
+  check_shares();
   check_quarantine();
   check_directories();
   settle_doubtful_parents();

@@ -3,10 +3,11 @@
 // One walk over a pool and what it learnt. Private to the room.
 //
 // Order of a walk, so that the stronger claim on a block comes first: places fixed by the geometry, inode blocks, tree nodes and
-// blobs (whose checksum, owner and self-location prove them), then data extents, then quarantine. Names come after all inodes are
+// blobs (whose checksum, owner and self-location prove them), then data extents, then share counts, then quarantine. Names come after all inodes are
 // known, links after all names, bitmaps and counts after all claims.
 //
-// Memory: two bits a block of the used part of the pool, about 48 bytes an inode slot, and lists as long as the damage.
+// Memory: two bits a block of the used part of the pool, about 48 bytes an inode slot, 16 bytes an extent that may share, and
+// lists as long as the damage.
 #pragma once
 
 #include <map>
@@ -39,6 +40,13 @@ struct InodeFacts {
   u64 records_hash = 0; // the same over its parent records
 };
 enum Reach : u8 { kUnknown = 0, kOnPath = 1, kReached = 2, kLost = 3 };
+
+// Blocks [begin, end) that have so many owners.
+struct ShareRun {
+  u64 begin = 0, end = 0;
+  u64 owners = 0;
+  bool operator==(const ShareRun&) const = default;
+};
 
 // What a repair must do, besides bitmaps and counts, which it always puts right.
 struct Plan {
@@ -73,6 +81,7 @@ struct Plan {
   bool rebuild_orphans = false;
   bool rewrite_state = false;
   std::set<u32> bad_headers;
+  std::set<u32> shares;  // groups whose share counts are to be written anew
   bool empty() const;
 };
 
@@ -113,6 +122,8 @@ class Checker {
   bool bitmap_readable(u32 ag, u32 index) const { return !bad_bitmaps_.contains({ag, index}); }
   u64 refcount_root(u32 ag) const;
   u64 reverse_root(u32 ag) const;
+  // What the group's tree of share counts should hold.
+  std::vector<ShareRun> expected_shares(u32 ag) const;
   Result<MetaView> slot(u64 ino) { return store_.view(format::inode_offset(InodeNo(ino)), format::kInodeSize); }
 
   // Visits what is readable of a tree. `bad` gets the nodes that are not. Claims nodes if `claim`.
@@ -147,6 +158,10 @@ class Checker {
   void check_data();
   void check_extents(u64 index, const format::Inode& slot);
   bool check_extent(u64 ino, const format::ExtentInfo& e, u64& end, u64* blocks);
+  // ---- check_shares.cc ----
+  void note_share_record(u32 ag, u64 key, TreeBytes value);
+  void count_shares();
+  void check_shares();
   // ---- check_names.cc ----
   void check_directories();
   void check_directory(u64 index, const format::Inode& slot);
@@ -185,7 +200,10 @@ class Checker {
   std::set<std::pair<u32, u32>> bad_bitmaps_;        // (AG, index) of allocation bitmaps
   std::set<std::pair<u32, u32>> bad_inode_bitmaps_;
   SparseBits used_;       // claimed blocks
-  SparseBits shared_;     // claimed by an extent with a share count
+  SparseBits shared_;     // claimed by an extent that may share
+  std::vector<std::pair<u64, u64>> shared_extents_;    // all of these, until they are counted
+  std::vector<ShareRun> shares_;                       // two owners and more, sorted
+  std::map<u32, std::vector<ShareRun>> share_records_;  // as the trees say, equal neighbours merged
   std::vector<u64> inode_blocks_;  // sorted
   std::vector<InodeFacts> facts_;
   std::unordered_map<u64, u64> metadata_blocks_;  // of inodes that have any: nodes and blobs

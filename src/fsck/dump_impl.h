@@ -37,6 +37,7 @@ class DumpImpl final : public Dump {
   Result<Json> parents(InodeNo ino) override;
   Json orphans() override;
   Json quarantine() override;
+  Json shares() override;
   Result<Json> block(BlockNo block) override;
 
  private:

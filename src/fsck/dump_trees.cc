@@ -166,6 +166,21 @@ Json DumpImpl::global_tree(bool orphans) {
 Json DumpImpl::orphans() { return global_tree(true); }
 Json DumpImpl::quarantine() { return global_tree(false); }
 
+Json DumpImpl::shares() {
+  Json out = Json::array();
+  for (u32 ag = 0; ag < geometry_.ag_count; ++ag) {
+    const BlockNo self = geometry_.ag_header(ag);
+    const auto v = view(block_offset(self), sizeof(format::AgHeader));
+    const Status s = v.ok() ? format::check_ag(v->as<format::AgHeader>(), ag, self) : v.status();
+    if (!s.ok()) {
+      out.push_back({{"group", ag}, {"damage", std::string(s.message())}});
+      continue;
+    }
+    for (auto& item : tree(BlockNo(v->as<format::AgHeader>().refcount_root), TreeKind::kRefcount, ag)) out.push_back(std::move(item));
+  }
+  return out;
+}
+
 // ---- Any block ----------------------------------------------------------------------------------------------------------
 
 Json DumpImpl::node(const std::byte* bytes, BlockNo block) {

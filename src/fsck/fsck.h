@@ -33,7 +33,7 @@ const char* fsck_severity_name(FsckSeverity s);
 struct FsckFinding {
   FsckSeverity severity = FsckSeverity::kError;
   std::string structure;  // "superblock", "journal", "state", "allocation group", "bitmap", "inode", "extents", "directory",
-                          // "parents", "xattrs", "blob", "orphans", "quarantine", "counts"
+                          // "parents", "xattrs", "blob", "orphans", "quarantine", "share counts", "counts"
   std::string where;      // "inode 4711", "block 815", "allocation group 3": never empty
   std::string message;    // what is wrong and, after a repair, what became of it
   bool repaired = false;

@@ -37,6 +37,8 @@ Status Repair::run() {
     else if (t.kind == TreeKind::kDirectory || t.kind == TreeKind::kExtents || t.kind == TreeKind::kXattrs)
       note(rebuild_inode_tree(t.owner, t.kind));
   }
+  for (u32 ag = 0; ag < c_.geometry().ag_count; ++ag)
+    if (plan_.shares.contains(ag) || plan_.trees.contains({ag, TreeKind::kRefcount})) note(rebuild_shares(ag));
   for (const auto& fix : plan_.erase_items) note(erase_item(fix));
   for (const auto& fix : plan_.drop_extents) note(drop_extent(fix));
   for (const auto& fix : plan_.clone_extents) note(clone_extent(fix));
@@ -138,8 +140,8 @@ Status Repair::write_group(u32 ag) {
     want.free_blocks = free_blocks;
     want.inode_blocks = counts.inode_blocks;
     want.free_inodes = counts.free_inodes;
-    // Trees of share counts and owners are hooks: without one every block has one owner, which the walk has seen to.
-    if (!plan_.trees.contains({ag, TreeKind::kRefcount})) want.refcount_root = c_.refcount_root(ag);
+    want.refcount_root = c_.refcount_root(ag);  // until the new tree is there
+    // The tree of owners is a hook: nothing rests on it.
     if (!plan_.trees.contains({ag, TreeKind::kReverse})) want.reverse_map_root = c_.reverse_root(ag);
     format::seal(want);
     PINDAX_ASSIGN(MetaView old, store_.view(block_offset(self), sizeof want));

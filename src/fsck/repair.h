@@ -43,6 +43,7 @@ class Repair {
   Status rebuild_inode_tree(u64 ino, TreeKind kind);
   Status rebuild_orphans();
   Status rebuild_quarantine();
+  Status rebuild_shares(u32 ag);
   Status erase_item(const Plan::ItemFix& fix);
   Status drop_extent(const Plan::ItemFix& fix);
   Status clone_extent(const Plan::ItemFix& fix);

@@ -198,6 +198,23 @@ Status Repair::rebuild_quarantine() {
   });
 }
 
+// From the extents, which are the truth. The nodes of the old tree leak until the next walk.
+Status Repair::rebuild_shares(u32 ag) {
+  Items items;
+  for (const ShareRun& s : c_.expected_shares(ag)) {
+    const format::RefcountValue v{static_cast<u32>(s.end - s.begin), static_cast<u32>(s.owners)};
+    const TreeBytes bytes = std::as_bytes(std::span(&v, 1));
+    items.try_emplace(s.begin, bytes.begin(), bytes.end());
+  }
+  BlockNo root;
+  u64 nodes = 0;
+  PINDAX_TRY(build_tree(TreeKind::kRefcount, ag, items, root, nodes));
+  return change([&](Transaction& tx) -> Status {
+    tx.at_commit([&](Transaction& t) { return media_counts::set_shares_root(t, ag, root); });
+    return {};
+  });
+}
+
 Status Repair::erase_item(const Plan::ItemFix& fix) {
   return change([&](Transaction& tx) -> Status {
     PINDAX_ASSIGN(format::Inode * slot, modify_inode(tx, InodeNo(fix.tree.owner)));

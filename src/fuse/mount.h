@@ -31,6 +31,8 @@ class MountService {
   virtual proto::MountInfo mount_info() = 0;
   // A token for `inode`, bound to `access` (O_ACCMODE) and to the process `pid`.
   virtual Result<proto::TokenReply> issue_token(const InodeRef& inode, u32 access, u32 pid) = 0;
+  // What a token of that process stands for, once; kAccess if nothing that may be read.
+  virtual Result<InodeRef> redeem_for_reading(const u8 (&token)[proto::kTokenBytes], u32 pid) = 0;
 };
 
 struct Context;

@@ -20,8 +20,8 @@ namespace pindax {
 namespace {
 
 constexpr u64 kCopyPieceBytes = 1u << 20;
-constexpr u64 kCopyRequestBytes =
-    16u << 20;  // of one COPY_FILE_RANGE: the kernel holds the target's lock meanwhile
+constexpr u64 kCopyRequestBytes = 16u << 20;  // by bytes, of one COPY_FILE_RANGE: the kernel holds the target's lock meanwhile
+constexpr u64 kMaxCopyReply = (u64{1} << 32) - kBlockSize;  // the reply's field has 32 bits
 
 // Counts a request from its handler to its reply; the reply frees `req`, so the context is asked for first.
 class Flight {
@@ -117,8 +117,9 @@ void fsync(fuse_req_t req, fuse_ino_t, int datasync, fuse_file_info* fi) {
   reply_status(req, context_of(req).fs.fsync(*handle_of(fi)->inode, datasync != 0));
 }
 
-// COPY_FILE_RANGE by bytes: read a piece into memory, let go of the source, write it. Runs on the executor
-// between pieces, so that no hold of one file is kept while another is asked for.
+// COPY_FILE_RANGE. Whole blocks are shared (fs/share.h); what cannot be, or is pinned in either file just now, is copied by
+// bytes: a piece is read into memory, the source let go of, the piece written. No hold of one file is kept while another
+// is asked for, and no pin is waited for.
 class Copy : public std::enable_shared_from_this<Copy> {
  public:
   Copy(fuse_req_t req, InodeRef from, u64 from_offset, InodeRef to, u64 to_offset, u64 length)
@@ -128,14 +129,18 @@ class Copy : public std::enable_shared_from_this<Copy> {
         to_(std::move(to)),
         from_offset_(from_offset),
         to_offset_(to_offset),
-        left_(std::min(length, kCopyRequestBytes)),
-        caller_(caller_of(req)) {
+        left_(std::min(length, kMaxCopyReply)),
+        change_(change_context(req, *to_)) {
+    change_.caller = caller_of(req);
     Flight::begin(context_);
   }
 
   void step() {
-    const u64 piece = std::min(left_, kCopyPieceBytes);
-    if (piece == 0) return finish({});
+    if (left_ == 0 || bytes_left_ == 0) return finish({});
+    const bool congruent = from_offset_ % kBlockSize == to_offset_ % kBlockSize;
+    if (congruent && from_offset_ % kBlockSize == 0 && copied_ >= share_again_at_) return share();
+    u64 piece = std::min({left_, bytes_left_, kCopyPieceBytes});
+    if (congruent && from_offset_ % kBlockSize != 0) piece = std::min(piece, kBlockSize - from_offset_ % kBlockSize);
     context_.fs.read(from_, from_offset_, piece,
                      [self = shared_from_this()](Result<const FileSystem::ReadPieces*> r) {
                        self->buffer_.clear();
@@ -148,12 +153,30 @@ class Copy : public std::enable_shared_from_this<Copy> {
   }
 
  private:
+  // Whatever hinders sharing, bytes can be copied, or say why not.
+  void share() {
+    const FileSystem::CloneRequest what{.source = from_,
+                                        .destination = to_,
+                                        .source_offset = from_offset_,
+                                        .destination_offset = to_offset_,
+                                        .length = left_,
+                                        .may_shorten = true,
+                                        .never_wait = true};
+    context_.fs.clone_range(what, change_, [self = shared_from_this()](Result<u64> shared) {
+      self->context_.executor.post([self, bytes = shared.ok() ? *shared : 0] {
+        self->advance(bytes);
+        if (bytes == 0) self->share_again_at_ = self->copied_ + kCopyRequestBytes;
+        self->step();
+      });
+    });
+  }
+
   void store(const Status& status) {
     if (!status.ok() || buffer_.empty()) return finish(status);
     FileSystem::WriteRequest request;
     request.offset = to_offset_;
     request.data = buffer_;
-    request.caller = caller_;
+    request.caller = change_.caller;
     context_.fs.write(to_, request, [self = shared_from_this()](Result<u64> written) {
       self->context_.executor.post([self, written = std::move(written)] { self->stored(written); });
     });
@@ -161,12 +184,17 @@ class Copy : public std::enable_shared_from_this<Copy> {
 
   void stored(const Result<u64>& written) {
     if (!written.ok()) return finish(written.status());
-    from_offset_ += *written;
-    to_offset_ += *written;
-    left_ -= *written;
-    copied_ += *written;
+    advance(*written);
+    bytes_left_ -= *written;
     if (*written < buffer_.size()) return finish({});
     step();
+  }
+
+  void advance(u64 bytes) {
+    from_offset_ += bytes;
+    to_offset_ += bytes;
+    left_ -= bytes;
+    copied_ += bytes;
   }
 
   void finish(const Status& status) {
@@ -180,8 +208,10 @@ class Copy : public std::enable_shared_from_this<Copy> {
   const InodeRef from_, to_;
   u64 from_offset_, to_offset_, left_;
   u64 copied_ = 0;
+  u64 bytes_left_ = kCopyRequestBytes;
+  u64 share_again_at_ = 0;
   std::vector<std::byte> buffer_;
-  const Caller caller_;
+  FileSystem::ChangeContext change_;
 };
 
 void copy_file_range(fuse_req_t req, fuse_ino_t, off_t from_offset, fuse_file_info* from, fuse_ino_t,

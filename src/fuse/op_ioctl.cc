@@ -120,6 +120,40 @@ void change_layout(fuse_req_t req, const Handle& handle, const proto::IoctlFallo
       });
 }
 
+// FICLONERANGE and FIDEDUPERANGE, which the kernel does not forward.
+void clone(fuse_req_t req, const Handle& handle, const proto::IoctlClone& in, std::size_t room) {
+  if (room < sizeof in || (in.flags & ~proto::kCloneDedupe) != 0 || in.reserved != 0) return reply_error(req, Errc::kInvalid);
+  if (!handle.writable() || handle.append()) return reply_error(req, Errc::kBadDescriptor);
+  Context& context = context_of(req);
+  const u32 pid = process_of(static_cast<u32>(::fuse_req_ctx(req)->pid));
+  auto source = context.service.redeem_for_reading(in.token, pid);
+  if (!source.ok()) return reply_status(req, source.status());
+  const FileSystem::CloneRequest what{.source = *source,
+                                      .destination = handle.inode,
+                                      .source_offset = in.source_offset,
+                                      .destination_offset = in.destination_offset,
+                                      .length = in.length,
+                                      .dedupe = (in.flags & proto::kCloneDedupe) != 0};
+  FileSystem::ChangeContext change = change_context(req, *handle.inode);
+  change.caller.privileged = may_keep_set_id(req, *handle.inode);
+  auto shared = std::make_shared<u64>(0);
+  PendingChange::run(
+      context.changes, context.executor, req,
+      [&](PendingChange::Done done) {
+        return context.fs.clone_range(what, change, [shared, done = std::move(done)](Result<u64> bytes) {
+          if (bytes.ok()) *shared = *bytes;
+          done(bytes.status());
+        });
+      },
+      [req, in, shared, inode = handle.inode, &context](const Status& status) {
+        context.notifier.invalidate_attributes(inode->ino);
+        if (!status.ok()) return reply_status(req, status);
+        proto::IoctlClone out = in;
+        out.bytes = *shared;
+        ::fuse_reply_ioctl(req, 0, &out, sizeof out);
+      });
+}
+
 void ioctl(fuse_req_t req, fuse_ino_t, unsigned command, void*, fuse_file_info* fi, unsigned flags,
            const void* in, std::size_t in_size, std::size_t room) {
   if ((flags & FUSE_IOCTL_COMPAT) != 0) return (void)::fuse_reply_err(req, ENOTTY);
@@ -146,6 +180,9 @@ void ioctl(fuse_req_t req, fuse_ino_t, unsigned command, void*, fuse_file_info* 
     case proto::kIocFallocate:
       if (const auto value = argument<proto::IoctlFallocate>(in, in_size))
         return change_layout(req, handle, *value);
+      break;
+    case proto::kIocClone:
+      if (const auto value = argument<proto::IoctlClone>(in, in_size)) return clone(req, handle, *value, room);
       break;
     default:
       return (void)::fuse_reply_err(req, ENOTTY);

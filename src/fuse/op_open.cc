@@ -26,12 +26,22 @@ Status check_flags(Context& context, Inode& inode, int flags) {
   return {};
 }
 
+// Pages of shared blocks that were filled before anybody could write must not become dirty (fs/share.h): a first writer makes the
+// kernel drop them. Those that come after the handle exists are filled with blocks of the file's own.
+bool keep_pages(Context& context, const Handle& handle) {
+  InodeLayout* layout = handle.inode->layout_if_any();
+  if (!handle.allows_stores() || layout == nullptr || !context.fs.layout().has_kernel_pages(*layout)) return true;
+  const auto shares = context.fs.shares_blocks(*handle.inode, {0, kMaxOffset});
+  return shares.ok() && !*shares;
+}
+
 fuse_open_out open_out(Context& context, const InodeRef& inode, int flags) {
   fuse_open_out out{};
   auto* handle = new Handle{inode, flags};
   if (handle->allows_stores()) context.store_handles.add(inode->ino);  // before anybody can map the file through it
   out.fh = reinterpret_cast<u64>(handle);
   out.open_flags = kOpenFlags;
+  if (!keep_pages(context, *handle)) out.open_flags &= ~abi::kFopenKeepCache;
   return out;
 }
 

@@ -57,12 +57,13 @@ std::shared_ptr<Break> Break::fill(std::shared_ptr<InodeLayout> inode, ByteRange
 }
 
 std::shared_ptr<Break> Break::fault(std::shared_ptr<InodeLayout> inode, std::shared_ptr<Mapping> mapping, ByteRange range,
-                                    bool write, Go go) {
+                                    FaultKind kind, Go go) {
   ChangeRequest request;
-  request.operation = "fault";
+  request.operation = kind == FaultKind::kCopy ? "copy-on-write" : "fault";
   request.lock_range = request.break_range = range;
+  request.moves_blocks = kind == FaultKind::kCopy;
   auto b = std::make_shared<Break>(std::move(inode), Kind::kFault, request);
-  b->write_ = write;
+  b->write_ = kind != FaultKind::kRead;
   b->faulter_ = std::move(mapping);
   b->go_ = std::move(go);
   return b;

@@ -34,9 +34,9 @@
 //   kChange  a layout change. apply() runs with only the range lock held, then done().
 //   kFill    C5: a page-cache fill. Direct translations are recalled, pins are waited for with a finite deadline; then the
 //            pages are the cache's and go() runs with the hold.
-//   kFault   C1, C4: a direct fault that must take pages from the cache, or zero pages from other mappers (R18). Creates no
-//            pins, so it scans none and never waits for a sleeping break (A5). Without a mapping: a read or write past the
-//            cache (C7).
+//   kFault   C1, C4: a direct fault that must take pages from the cache, or zero pages from other mappers (R18), or the
+//            shared blocks that it copies from everybody, itself included (R29). Creates no pins, so it scans none and never
+//            waits for a sleeping break (A5). Without a mapping: a read or write past the cache (C7).
 //
 // Locking: `phase_` and what stands with it are guarded by inode_->mutex. Whoever moves the phase out of a waiting
 // state owns the machine until the next one: the rest belongs to the owner alone.
@@ -65,7 +65,7 @@ class Break final : public Change, public Wakeable, public std::enable_shared_fr
   static std::shared_ptr<Break> fill(std::shared_ptr<InodeLayout> inode, ByteRange range, bool writable, Go go);
   static std::shared_ptr<Break> access(std::shared_ptr<InodeLayout> inode, ByteRange range, Go go);
   static std::shared_ptr<Break> fault(std::shared_ptr<InodeLayout> inode, std::shared_ptr<Mapping> mapping, ByteRange range,
-                                      bool write, Go go);
+                                      FaultKind kind, Go go);
   Break(std::shared_ptr<InodeLayout> inode, Kind kind, const ChangeRequest& request);
   ~Break() override { core_.remove(*this); }
 
@@ -160,7 +160,8 @@ class Break final : public Change, public Wakeable, public std::enable_shared_fr
   void keep_waiting_for_recall();
   bool anything_pending() const;  // mutex held
   Clock::time_point latest_recall_deadline() const;
-  bool zeros_only() const { return kind_ == Kind::kFault || request_.recall_only; }  // stale ones are zeros
+  // Stale translations are zeros.
+  bool zeros_only() const { return !request_.moves_blocks && (kind_ == Kind::kFault || request_.recall_only); }
   bool exempt(const Mapping& mapping, ByteRange r) const;
   std::vector<HeldBack::Spec> unacknowledged() const;
   std::vector<HeldBack::Spec> held_back_specs() const;

@@ -65,12 +65,13 @@ bool Break::exempt(const Mapping& mapping, ByteRange r) const {
 bool Break::anything_pending() const NO_THREAD_SAFETY_ANALYSIS {
   if (!leaves_cache() && inode_->pages.draining(range_)) return true;
   if (kind_ == Kind::kFault && !write_) return false;
+  const bool holes_only = kind_ == Kind::kFault && !request_.moves_blocks;
   bool pending = false;
   inode_->mappings.each_overlapping(range_, [&](const Mapping& m) {
-    if (kind_ == Kind::kFault && &m == faulter_.get()) return;
+    if (holes_only && &m == faulter_.get()) return;
     for (const Mapping::PendingRecall& p : m.pending) {
       const ByteRange r = intersect(p.range, range_);
-      if (r.empty() || exempt(m, r) || (kind_ == Kind::kFault && !p.holes)) continue;
+      if (r.empty() || exempt(m, r) || (holes_only && !p.holes)) continue;
       if (zeros_only() && Clock::now() >= p.deadline) continue;
       pending = true;
     }
@@ -96,14 +97,15 @@ void Break::recall() {
   {
     MutexLock lock(inode_->mutex);
     inode_->mappings.each_overlapping(range_, [&](Mapping& m) {
-      if (kind_ == Kind::kFault && (!write_ || &m == faulter_.get())) return;
+      const bool holes_only = kind_ == Kind::kFault && !request_.moves_blocks;
+      if (kind_ == Kind::kFault && (!write_ || (holes_only && &m == faulter_.get()))) return;
       IntervalMap<bool> wanted;
       wanted.assign(intersect(range_, m.range), true);
       for (const BusyPin& b : exempt_)
         if (b.mapping.get() == &m) wanted.erase(block_aligned(b.range));
       std::vector<ByteRange> pieces;
       wanted.each(range_, [&](ByteRange r, bool) { pieces.push_back(r); return true; });
-      const auto what = kind_ == Kind::kFault ? Mapping::RecallWhat::kHoles
+      const auto what = holes_only            ? Mapping::RecallWhat::kHoles
                         : request_.downgrade  ? Mapping::RecallWhat::kWritable
                                               : Mapping::RecallWhat::kAll;
       if (m.send_recall(pieces, what)) recall_sent_ = true;
@@ -178,7 +180,8 @@ void Break::force_or_refuse() {
     if (!kernel && frees && policy_ != BusyPolicy::kRefuse) forced_ = unacknowledged();
   }
   if (kind_ == Kind::kFill) return finish(Status(Errc::kTimedOut), false);
-  if (kind_ == Kind::kFault && kernel) {
+  // A store cannot fail because another process is stopped: it waits, as for a page that the kernel writes back.
+  if (kind_ == Kind::kFault && (kernel || request_.moves_blocks)) {
     recall_deadline_.reset();
     return keep_waiting_for_recall();
   }

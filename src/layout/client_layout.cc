@@ -138,14 +138,16 @@ void LayoutImpl::recall_acknowledged(ClientPort& client, u64 recall) {
 // under the hold and stay so until it ends: fills hold the range exclusively, and a write fault does so too, since
 // a reader that was told "hole" before the allocation must not get its zero page after it (R18). Two write faults of one
 // hole meet here: one allocates, the other finds the block (R17).
-void LayoutImpl::with_fault(Mapping& mapping, ByteRange range, bool write, std::function<void(Result<SharedHold>)> go) {
+void LayoutImpl::with_fault(Mapping& mapping, ByteRange range, FaultKind kind, std::function<void(Result<SharedHold>)> go) {
   InodeLayout& in = *mapping.inode;
   const ByteRange pages = intersect(block_aligned(range), mapping.range);
   core_->counts.faults.fetch_add(1, std::memory_order_relaxed);
   if (pages.empty()) return go(Errc::kInvalid);
-  auto slow = [inode = in.shared_from_this(), m = mapping.shared_from_this(), pages, write](auto next) {
-    Break::fault(inode, m, pages, write, std::move(next))->begin();
+  auto slow = [inode = in.shared_from_this(), m = mapping.shared_from_this(), pages, kind](auto next) {
+    Break::fault(inode, m, pages, kind, std::move(next))->begin();
   };
+  if (kind == FaultKind::kCopy) return slow(std::move(go));
+  const bool write = kind == FaultKind::kWrite;
   const auto mode = write ? RangeLock::Mode::kExclusive : RangeLock::Mode::kShared;
   with_hold(in, pages, mode, [m = mapping.shared_from_this(), pages, write, slow, go = std::move(go)](SharedHold hold) mutable {
     bool quick = true;

@@ -110,6 +110,9 @@ struct ChangeRow {
   bool quarantines = false;        // it may complete without the busy blocks
   std::vector<u64> behind;         // a pin request: the changes (by id) that it queues behind (A3)
 };
+// What a direct fault is after. kCopy: a write or a pin that meets shared blocks, which it replaces by copies: every translation of
+// them in this file goes first, and nobody passes before that is acknowledged.
+enum class FaultKind { kRead, kWrite, kCopy };
 // Of all operations since the start.
 struct LayoutTotals {
   u64 breaks = 0;   // that closed gates
@@ -159,7 +162,7 @@ class ClientLayout {
   virtual void grant(Mapping& mapping, const SharedHold& hold, const std::vector<GrantPiece>& pieces) = 0;
   virtual void recall_acknowledged(ClientPort& client, u64 recall) = 0;
   // Page ownership for a direct fault (C1, C4): takes pages over from the kernel's cache, then `go` with a shared hold.
-  virtual void with_fault(Mapping& mapping, ByteRange range, bool write, std::function<void(Result<SharedHold>)> go) = 0;
+  virtual void with_fault(Mapping& mapping, ByteRange range, FaultKind kind, std::function<void(Result<SharedHold>)> go) = 0;
 
   virtual void doorbell(ClientPort& client) = 0;  // an awaited pin ended: wake who waits for this client
   // P3: visible to scans before `done(kOk)`. The handle's interrupt() gives up the wait.

@@ -84,6 +84,9 @@ struct ChangeRequest {
   bool downgrade = false;
   // On whose authority policy evict kills (a uid); empty: the mount's own.
   std::optional<u32> evict_as;
+  // With recall_only: blocks of break_range may be replaced by copies (copy-on-write). Pins do not matter, since no shared block
+  // is pinned (P4); but a stale translation shows another file's block, so every recall must be acknowledged (F4).
+  bool moves_blocks = false;
 };
 
 // How apply() must treat the blocks that it takes out of the file.
@@ -169,9 +172,12 @@ class Layout {
                                          std::function<void(Status)> done) = 0;
 
   // The blocks behind `range` are (not) shared with another file: pins there take the slow path (P4), so that the server can unshare
-  // them first. Call under an exclusive hold whose change broke the range, or before the inode's first mapping exists.
+  // them first. Not shared any more: the blocks may be copies, so block numbers that clients remember are void (G5).
+  // Call under an exclusive hold whose change broke the range, or before the mapping that it is for exists.
   virtual void set_shared(InodeLayout& inode, ByteRange range, bool shared) = 0;
 
+  // True if the kernel may hold pages of the inode.
+  virtual bool has_kernel_pages(InodeLayout& inode) const = 0;
   // Ranges of the inode that the kernel may hold dirty: data for SEEK_DATA (facts/fuse.md).
   virtual std::vector<ByteRange> maybe_dirty(InodeLayout& inode) const = 0;
   virtual bool ever_mapped(const InodeLayout& inode) const = 0;

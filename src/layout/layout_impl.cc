@@ -99,7 +99,13 @@ void LayoutImpl::set_shared(InodeLayout& inode, ByteRange range, bool shared) {
   else inode.shared.erase(block_aligned(range));
   inode.mappings.each_overlapping(block_aligned(range), [&](Mapping& m) NO_THREAD_SAFETY_ANALYSIS {
     m.gate.set_slow(inode.shared.any(m.range));
+    if (!shared) m.gate.count_out(nullptr, core_->generations.next());
   });
+}
+
+bool LayoutImpl::has_kernel_pages(InodeLayout& inode) const {
+  MutexLock lock(inode.mutex);
+  return !inode.pages.empty();
 }
 
 std::vector<ByteRange> LayoutImpl::maybe_dirty(InodeLayout& inode) const {

@@ -27,6 +27,7 @@ class LayoutImpl final : public Layout, public ClientLayout {
                                  std::function<Status(const ChangeGrant&)> apply,
                                  std::function<void(Status)> done) override;
   void set_shared(InodeLayout& inode, ByteRange range, bool shared) override;
+  bool has_kernel_pages(InodeLayout& inode) const override;
   std::vector<ByteRange> maybe_dirty(InodeLayout& inode) const override;
   bool ever_mapped(const InodeLayout& inode) const override { return inode.ever_mapped.load(); }
   bool in_use(const InodeLayout& inode) const override;
@@ -42,7 +43,7 @@ class LayoutImpl final : public Layout, public ClientLayout {
   u64 generation(Mapping& mapping) override;
   void grant(Mapping& mapping, const SharedHold& hold, const std::vector<GrantPiece>& pieces) override;
   void recall_acknowledged(ClientPort& client, u64 recall) override;
-  void with_fault(Mapping& mapping, ByteRange range, bool write, std::function<void(Result<SharedHold>)> go) override;
+  void with_fault(Mapping& mapping, ByteRange range, FaultKind kind, std::function<void(Result<SharedHold>)> go) override;
   void doorbell(ClientPort& client) override;
   std::shared_ptr<Change> pin(Mapping& mapping, const PinRequest& request, std::function<void(Result<u64>)> done) override;
   Status unpin(ClientPort& client, u64 pin) override;

@@ -30,7 +30,7 @@ enum class Type : u32 {
   kPersist = 10,    // PersistBody
   kFallocate = 11,  // FallocateBody (may wait)
   kTruncate = 12,   // TruncateBody (may wait)
-  kClone = 13,      // CloneBody (may wait)
+  kClone = 13,      // CloneBody -> CloneReply (may wait)
   kRead = 14,       // ReadBody -> bytes
   kWrite = 15,      // WriteBody, then bytes -> WriteReply
   kStat = 16,       // FileRef -> StatReply
@@ -201,8 +201,12 @@ struct TruncateBody {
 };
 struct CloneBody {
   FileRef source, destination;
-  u64 source_offset, destination_offset, length;
+  u64 source_offset, destination_offset, length;  // length 0: to the source's end
+  u32 flags;   // kClone…
+  u32 thread;  // as OpenBody::thread
 };
+inline constexpr u32 kCloneDedupe = 1;  // only if both ranges hold the same bytes
+struct CloneReply { u64 bytes; };       // shared; 0 for a dedupe of different contents
 struct ReadBody { FileRef file; u64 offset; u64 length; };
 struct WriteBody { FileRef file; u64 offset; u32 length; u32 append; };
 struct FaultReply { u64 populated_end; };  // bytes of the file: everything before it was looked at

@@ -30,5 +30,14 @@ inline constexpr unsigned long kIocToken = _IOR('P', 0x41, TokenReply);
 // Layout changes that FUSE does not forward (collapse, insert, unshare).
 struct IoctlFallocate { u32 mode; u32 reserved; u64 offset, length; };
 inline constexpr unsigned long kIocFallocate = _IOW('P', 0x42, IoctlFallocate);
+// On the destination. `token`: kIocToken's, of the source, which is open for reading.
+struct IoctlClone {
+  u8 token[kTokenBytes];
+  u64 source_offset, destination_offset, length;  // as CloneBody
+  u32 flags;                                      // kClone…
+  u32 reserved;
+  u64 bytes;  // out: as CloneReply
+};
+inline constexpr unsigned long kIocClone = _IOWR('P', 0x43, IoctlClone);
 
 }  // namespace pindax::proto

@@ -149,6 +149,15 @@ std::shared_ptr<Change> defragment_file(const control::Request& r, std::function
                                  });
 }
 
+// {"op":"block", "block":N}: who has a block. In steps through the executor's queue: it may be a look through every inode.
+void find_block(std::shared_ptr<FileSystem::OwnerScan> scan, ServerContext& context,
+                std::function<void(Result<control::Json>)> answer) {
+  const auto more = context.fs.find_owners(*scan);
+  if (!more.ok()) return answer(more.status());
+  if (!*more) return answer(control::describe_block(context, *scan));
+  context.fs.executor().post([scan, &context, answer = std::move(answer)] { find_block(scan, context, answer); });
+}
+
 }  // namespace
 
 Status Session::handle_control(Packet& p) {
@@ -183,6 +192,14 @@ Status Session::handle_control(Packet& p) {
     };
     if (op == "recall") return recall_file(r, answer);
     if (op == "defragment") return self->set_pending_change(request, defragment_file(r, answer));
+    if (op == "block") {
+      auto block = control::number_argument(r, "block");
+      if (!block.ok()) return answer(block.status());
+      if (!r.sees_all) return answer(Status(Errc::kPermission, "only root and the mount's owner may ask who has a block"));
+      auto scan = std::make_shared<FileSystem::OwnerScan>();
+      scan->run = {BlockNo(*block), 1};
+      return find_block(scan, self->context_, answer);
+    }
     for (const auto& entry : control::kOperations)
       if (op == entry.name) {
         Result<Json> result = entry.run(r);

@@ -35,6 +35,7 @@ Result<Json> list_clients(const Request& r);
 Result<Json> list_waiters(const Request& r);
 Result<Json> show_layout(const Request& r);
 Result<Json> show_info(const Request& r);
+Json describe_block(ServerContext& context, const FileSystem::OwnerScan& scan);
 
 // control_names.cc
 Result<Json> list_directory(const Request& r);

@@ -366,6 +366,40 @@ Result<Json> show_layout(const Request& r) {
   return row;
 }
 
+// The owners that were found, with the clients that map or pin the bytes there.
+Json describe_block(ServerContext& context, const FileSystem::OwnerScan& scan) {
+  std::map<u64, ClientIdentity> who;
+  for (const auto& s : context.sessions()) who.emplace(s->id(), s->identity());
+  const auto mappings = context.clients().list_mappings();
+  const auto pins = context.clients().list_pins();
+  Json files = Json::array();
+  for (const auto& owner : scan.owners) {
+    auto paths = context.fs.paths(owner.ino, 1);
+    const ByteRange there{owner.file_offset, owner.file_offset + (owner.run.length << kBlockShift)};
+    Json clients = Json::array();
+    for (const MappingRow& m : mappings) {
+      const auto it = who.find(m.session);
+      if (m.ino != owner.ino || !m.range.overlaps(there) || it == who.end()) continue;
+      const bool pinned = std::any_of(pins.begin(), pins.end(), [&](const PinRow& p) {
+        return p.ino == owner.ino && p.client.session == m.session && p.range.overlaps(there);
+      });
+      clients.push_back({{"session", m.session},
+                         {"pid", it->second.pid},
+                         {"uid", it->second.uid},
+                         {"command", it->second.command},
+                         {"writable", m.writable},
+                         {"pinned", pinned}});
+    }
+    files.push_back({{"path", paths.empty() ? std::string() : std::move(paths.front())},
+                     {"inode", owner.ino.value},
+                     {"offset_bytes", owner.file_offset},
+                     {"length_bytes", there.length()},
+                     {"shared", owner.shared},
+                     {"clients", std::move(clients)}});
+  }
+  return Json{{"block", scan.run.start.value}, {"length_blocks", scan.run.length}, {"owners", scan.owners.size()}, {"files", std::move(files)}};
+}
+
 Result<Json> show_info(const Request& r) {
   FileSystem& fs = r.context.fs;
   const format::Superblock& sb = fs.superblock();

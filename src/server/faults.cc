@@ -4,7 +4,7 @@
 //
 // Most faults find blocks that exist: one hold, one look-up, and the neighbours come along for free. A write that meets a hole
 // lets go and takes its own block alone with the intent to write, so that nobody else's zero pages are recalled for blocks that
-// nobody stores to.
+// nobody stores to. A write that meets a shared block does the same with the intent to copy it (fs/share.h).
 #include <sys/mman.h>
 
 #include "base/steps.h"
@@ -55,14 +55,14 @@ void Session::fault(const EntryPtr& entry, ByteRange range, bool write, FaultDon
     }
     const ByteRange block{range.begin, range.begin + kBlockSize};
     if (served.ok() && !*served) {
-      self->allocate_and_grant(entry, block, [done, end = block.end](const Status& status) { done(status, end); });
+      self->allocate_and_grant(entry, block, FaultKind::kWrite, [done, end = block.end](const Status& status) { done(status, end); });
     } else {
       if (!served.ok()) self->grant_error(*entry, block, served.status());
       done(served.status(), covered_end);
     }
     self->end_use(entry);
   };
-  context_.clients().with_fault(*entry->mapping, range, false, std::move(go));
+  context_.clients().with_fault(*entry->mapping, range, FaultKind::kRead, std::move(go));
 }
 
 namespace {
@@ -120,24 +120,28 @@ Result<bool> Session::grant_existing(MappingEntry& entry, ByteRange range, bool 
   return true;
 }
 
-void Session::allocate_and_grant(const EntryPtr& entry, ByteRange block, std::function<void(Status)> done) {
+void Session::allocate_and_grant(const EntryPtr& entry, ByteRange block, FaultKind kind, std::function<void(Status)> done) {
   begin_use(entry);
   auto self = shared_from_this();
-  auto go = [self, entry, block, done = std::move(done)](Result<SharedHold> hold) {
+  auto go = [self, entry, block, kind, done = std::move(done)](Result<SharedHold> hold) {
     Status status = hold.status();
     if (hold.ok()) {
       PINDAX_STEP("server.fault_allocate");
       FileSystem& fs = self->context_.fs;
-      auto made = fs.translate(*entry->inode, block, true);
+      auto made = fs.translate(*entry->inode, block, true, kind == FaultKind::kCopy);
       status = made.status();
       if (made.ok()) self->grant_made(*entry, *made, block, *hold);
       hold->release();
     }
-    if (!status.ok()) self->grant_error(*entry, block, status);
-    done(status);
+    if (status.code() == Errc::kTryAgain && kind != FaultKind::kCopy) {
+      self->allocate_and_grant(entry, block, FaultKind::kCopy, done);
+    } else {
+      if (!status.ok()) self->grant_error(*entry, block, status);
+      done(status);
+    }
     self->end_use(entry);
   };
-  context_.clients().with_fault(*entry->mapping, block, true, std::move(go));
+  context_.clients().with_fault(*entry->mapping, block, kind, std::move(go));
 }
 
 void Session::grant_made(MappingEntry& entry, const std::vector<Translation>& made, ByteRange range, const SharedHold& hold) {

@@ -94,13 +94,34 @@ Status Session::handle_truncate(Packet& p) {
 Status Session::handle_clone(Packet& p) {
   proto::CloneBody body;
   PINDAX_TRY(take_body(p, body));
-  // Tokens are single use: redeem both even though no file system of this version shares blocks.
-  auto source = use_file(body.source);
+  const u64 request = p.header.request;
+  auto source = use_file(body.source);  // both, whatever comes: tokens are single use
   auto destination = use_file(body.destination);
-  Status status(Errc::kNotSupported, "this pool does not share blocks between files: copy the bytes instead");
-  if (!source.ok()) status = source.status();
-  if (!destination.ok()) status = destination.status();
-  reply(p.header.request, status);
+  Status status = source.ok() ? destination.status() : source.status();
+  if (status.ok() && source->access == O_WRONLY) status = Status(Errc::kBadDescriptor, "the source is open for writing only");
+  if (status.ok() && destination->access == O_RDONLY) status = Status(Errc::kBadDescriptor, "the destination is not open for writing");
+  if (status.ok() && (body.flags & ~proto::kCloneDedupe) != 0) status = Status(Errc::kInvalid, "unknown flags for a clone");
+  if (!status.ok()) {
+    reply(request, status);
+    return {};
+  }
+  if (!begin_pending(request)) return {};
+  const FileSystem::CloneRequest what{.source = source->inode,
+                                      .destination = destination->inode,
+                                      .source_offset = body.source_offset,
+                                      .destination_offset = body.destination_offset,
+                                      .length = body.length,
+                                      .dedupe = (body.flags & proto::kCloneDedupe) != 0};
+  auto self = shared_from_this();
+  set_pending_change(request, context_.fs.clone_range(
+                                  what, change_context(peer_, caller(), body.thread, std::nullopt, 0),
+                                  [self, request, inode = destination->inode](Result<u64> shared) {
+                                    self->after_change(*inode, shared.status(), [self, request, shared] {
+                                      if (shared.ok()) self->reply_body(request, proto::CloneReply{.bytes = *shared});
+                                      else self->reply(request, shared.status());
+                                      self->end_pending(request);
+                                    });
+                                  }));
   return {};
 }
 

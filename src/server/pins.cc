@@ -2,8 +2,9 @@
 //
 // The slow path of pins (P3), and pins of clients without slots.
 //
-// A pin for writing makes its range allocated and unshared (P4). The pin comes first: once it is visible no break can take
-// blocks away again, so what is allocated after that stays for as long as the pin.
+// A pin for writing makes its range allocated, and every pin makes it unshared (P4): else a copy-on-write fault would have to wait
+// for the pin of a reader, and two of them for each other. The pin comes first: once it is visible no break can take blocks away
+// again, so what is made after that stays for as long as the pin; nobody relies on it before the answer.
 #include "server/session.h"
 
 namespace pindax {
@@ -11,6 +12,7 @@ namespace pindax {
 namespace {
 // How far around a pinned range the reply tells what is allocated.
 constexpr u64 kWritableAround = u64{64} << 20;
+constexpr u64 kPinPieceBytes = u64{2} << 20;  // made ready at once
 }  // namespace
 
 Status Session::handle_pin(Packet& p) {
@@ -43,8 +45,11 @@ Status Session::handle_pin(Packet& p) {
   begin_use(entry);
   auto self = shared_from_this();
   auto done = [self, entry, range, write, request](Result<u64> pin) {
+    const ByteRange blocks = block_aligned(range);
     if (pin.ok() && write)
-      self->finish_write_pin(entry, block_aligned(range), block_aligned(range).begin, *pin, request);
+      self->finish_write_pin(entry, blocks, blocks.begin, *pin, request);
+    else if (pin.ok())
+      self->finish_read_pin(entry, blocks, blocks.begin, *pin, request);
     else
       self->answer_pin(entry, range, pin.ok() ? *pin : 0, request, pin.status());
   };
@@ -55,23 +60,45 @@ Status Session::handle_pin(Packet& p) {
 // Allocates the range piece by piece from `at` on, granting as it goes, then answers.
 void Session::finish_write_pin(const EntryPtr& entry, ByteRange range, u64 at, u64 pin, u64 request) {
   auto self = shared_from_this();
-  const ByteRange piece{at, std::min(range.end, at + (u64{2} << 20))};
-  auto go = [self, entry, range, piece, pin, request](Result<SharedHold> hold) {
+  const ByteRange piece{at, std::min(range.end, at + kPinPieceBytes)};
+  const auto shares = context_.fs.shares_blocks(*entry->inode, piece);
+  const bool copies = shares.ok() && *shares;
+  auto go = [self, entry, range, piece, copies, pin, request](Result<SharedHold> hold) {
     Status status = hold.status();
     if (hold.ok()) {
-      auto made = self->context_.fs.translate(*entry->inode, piece, true);
+      auto made = self->context_.fs.translate(*entry->inode, piece, true, copies);
       status = made.status();
       if (made.ok() && entry->indirect) self->context_.uncommitted.granted(*entry->inode);
       // Others' zero pages were recalled; the mapping's own must give way to the blocks, which others may now store into.
       if (made.ok() && !entry->indirect) self->grant_made(*entry, *made, piece, *hold);
       hold->release();
     }
-    if (!status.ok() || piece.end >= range.end) return self->answer_pin(entry, range, pin, request, status);
+    const bool again = status.code() == Errc::kTryAgain && !copies;  // shared since the look at it
+    if (!again && (!status.ok() || piece.end >= range.end)) return self->answer_pin(entry, range, pin, request, status);
     // Through the queue: a long range must not grow the stack.
-    self->context_.fs.executor().post(
-        [self, entry, range, at = piece.end, pin, request] { self->finish_write_pin(entry, range, at, pin, request); });
+    self->context_.fs.executor().post([self, entry, range, at = again ? piece.begin : piece.end, pin, request] {
+      self->finish_write_pin(entry, range, at, pin, request);
+    });
   };
-  context_.clients().with_fault(*entry->mapping, piece, true, std::move(go));
+  context_.clients().with_fault(*entry->mapping, piece, copies ? FaultKind::kCopy : FaultKind::kWrite, std::move(go));
+}
+
+// Makes what is shared in the range the file's own, piece by piece, then answers.
+void Session::finish_read_pin(const EntryPtr& entry, ByteRange range, u64 at, u64 pin, u64 request) {
+  auto shares = context_.fs.shares_blocks(*entry->inode, {at, range.end});
+  if (!shares.ok() || !*shares) return answer_pin(entry, range, pin, request, shares.status());
+  auto self = shared_from_this();
+  const ByteRange piece{at, std::min(range.end, at + kPinPieceBytes)};
+  context_.clients().with_fault(*entry->mapping, piece, FaultKind::kCopy, [self, entry, range, piece, pin, request](Result<SharedHold> hold) {
+    Status status = hold.status();
+    if (hold.ok()) {
+      status = self->context_.fs.unshare(*entry->inode, piece);
+      hold->release();
+    }
+    if (!status.ok() || piece.end >= range.end) return self->answer_pin(entry, range, pin, request, status);
+    self->context_.fs.executor().post(
+        [self, entry, range, at = piece.end, pin, request] { self->finish_read_pin(entry, range, at, pin, request); });
+  });
 }
 
 void Session::answer_pin(const EntryPtr& entry, ByteRange range, u64 pin, u64 request, const Status& status) {

@@ -182,13 +182,14 @@ class Session final : public ClientPort, public std::enable_shared_from_this<Ses
   // was looked at.
   using FaultDone = std::function<void(const Status& status, u64 covered_end)>;
   void fault(const EntryPtr& entry, ByteRange range, bool write, FaultDone done);
-  void allocate_and_grant(const EntryPtr& entry, ByteRange block, std::function<void(Status)> done);
+  void allocate_and_grant(const EntryPtr& entry, ByteRange block, FaultKind kind, std::function<void(Status)> done);
   // True: the first block is served. Under the hold; a write that meets no writable block there is not served.
   Result<bool> grant_existing(MappingEntry& entry, ByteRange range, bool write, const SharedHold& hold, u64* covered_end);
   // Blocks that were just looked up for writing: F1, under the hold.
   void grant_made(MappingEntry& entry, const std::vector<Translation>& made, ByteRange range, const SharedHold& hold);
   void grant_error(const MappingEntry& entry, ByteRange range, const Status& why);
   void finish_write_pin(const EntryPtr& entry, ByteRange range, u64 at, u64 pin, u64 request);
+  void finish_read_pin(const EntryPtr& entry, ByteRange range, u64 at, u64 pin, u64 request);
   void answer_pin(const EntryPtr& entry, ByteRange range, u64 pin, u64 request, const Status& status);
 
   // control.cc

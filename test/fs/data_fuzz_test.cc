@@ -31,6 +31,7 @@ struct Fuzz {
   Model models[kFiles];
   std::string synced[kFiles];  // what fsync promised, if nothing was stored since
   bool stable[kFiles] = {};
+  bool clones = false;  // files share blocks as well
 
   Fuzz(World& world, u64 seed) : w(world), random(seed) {
     for (unsigned i = 0; i < kFiles; ++i) files[i] = w.create("file" + std::to_string(i));
@@ -49,6 +50,7 @@ struct Fuzz {
   }
 
   void step() {
+    if (clones && below(6) == 0) return clone();
     const unsigned i = static_cast<unsigned>(below(kFiles));
     InodeRef& f = files[i];
     Model& m = models[i];
@@ -139,6 +141,20 @@ struct Fuzz {
     m.bytes.resize(kMaxSize);
   }
 
+  // Whole blocks, or up to the end of both.
+  void clone() {
+    const unsigned from = static_cast<unsigned>(below(kFiles)), to = static_cast<unsigned>(below(kFiles));
+    Model &a = models[from], &b = models[to];
+    const u64 in = round_down(place(), kBlockSize), out = round_down(place(), kBlockSize);
+    if (in >= a.bytes.size()) return;
+    u64 n = std::min((1 + below(30)) * kBlockSize, a.bytes.size() - in);
+    if (n % kBlockSize != 0 && out + n < b.bytes.size()) n = round_down(n, kBlockSize);
+    if (n == 0 || (from == to && in < out + round_up(n, kBlockSize) && out < in + round_up(n, kBlockSize))) return;
+    stable[to] = false;
+    REQUIRE(w.clone(files[from], in, files[to], out, n).value() == n);
+    b.write(out, a.bytes.substr(in, n));
+  }
+
   void check_seek(unsigned i, u64 at) {
     const Model& m = models[i];
     const auto found = w.fs().seek(*files[i], at, true);
@@ -156,7 +172,7 @@ struct Fuzz {
     const Model& m = models[i];
     const bool for_write = below(2) == 0;
     if (for_write) stable[i] = false;
-    const auto pieces = w.fs().translate(*files[i], {at, at + n}, for_write);
+    const auto pieces = w.fs().translate(*files[i], {at, at + n}, for_write, true);
     REQUIRE(pieces.ok());
     u64 next = round_down(at, kBlockSize);
     for (const Translation& t : *pieces) {
@@ -198,7 +214,7 @@ struct Fuzz {
       REQUIRE(a.file_end() <= b.file_block);
       const bool contiguous =
           a.file_end() == b.file_block && a.block + a.length == b.block && a.state == b.state &&
-          a.epoch == b.epoch &&
+          a.epoch == b.epoch && a.shared == b.shared &&
           w.fs().store().geometry().ag_of(a.block) == w.fs().store().geometry().ag_of(b.block);
       REQUIRE_FALSE(contiguous);
     }
@@ -227,19 +243,19 @@ struct Fuzz {
   }
 };
 
-void run_with_kills(Granularity granularity, SyncMode mode) {
+void run_with_kills(Granularity granularity, SyncMode mode, bool clones = false) {
   const u64 seed = choose_seed();
   CAPTURE(seed);
   World w(32u << 20, granularity, mode);
   Fuzz fuzz(w, seed);
+  fuzz.clones = clones;
   const u64 free_at_start = w.free_blocks();
   for (unsigned round = 0; round < 12; ++round) {
     for (unsigned i = 0; i < 150; ++i) fuzz.step();
     fuzz.check_all();
     fuzz.close();
     if (round % 4 == 3) {
-      w.unmount();
-      w.mount();
+      w.check_pool();
     } else {
       w.remount();
     }
@@ -263,7 +279,15 @@ TEST_CASE("fs: random operations agree with a model on a page-granular pool in s
   run_with_kills(Granularity::kPage, SyncMode::kStrict);
 }
 
-TEST_CASE("fs: after a crash of the host, files hold what was synced, zeros, or bytes of their own") {
+TEST_CASE("fs: files that share blocks agree with a model across daemons that die, and no block leaks [R29]") {
+  run_with_kills(Granularity::kCacheLine, SyncMode::kStrict, true);
+  run_with_kills(Granularity::kPage, SyncMode::kPosix, true);
+  run_with_kills(Granularity::kVolatile, SyncMode::kStrict, true);
+}
+
+namespace {
+
+void run_with_crashes(bool clones) {
   const u64 seed = choose_seed();
   CAPTURE(seed);
   auto owned = std::make_unique<LossyMedia>(32u << 20, seed);
@@ -271,6 +295,7 @@ TEST_CASE("fs: after a crash of the host, files hold what was synced, zeros, or 
   World w(std::move(owned), SyncMode::kPosix);
   REQUIRE(media.sync_all().ok());
   Fuzz fuzz(w, seed);
+  fuzz.clones = clones;
   REQUIRE(w.fs().sync_all().ok());
   for (unsigned round = 0; round < 25; ++round) {
     const u64 steps = 1 + fuzz.below(120);
@@ -288,13 +313,21 @@ TEST_CASE("fs: after a crash of the host, files hold what was synced, zeros, or 
       const std::string now_there = w.contents(fuzz.files[i]);
       if (fuzz.stable[i]) REQUIRE(now_there == fuzz.synced[i]);
       std::size_t foreign = 0;
-      for (const char c : now_there) foreign += belongs(c, i) ? 0u : 1u;
+      for (const char c : now_there) foreign += belongs(c, i) || (clones && (belongs(c, 0) || belongs(c, 1) || belongs(c, 2))) ? 0u : 1u;
       REQUIRE(foreign == 0);
       fuzz.models[i].bytes = now_there;
       fuzz.stable[i] = false;
       fuzz.check_map(i);
     }
   }
+}
+
+}  // namespace
+
+TEST_CASE("fs: after a crash of the host, files hold what was synced, zeros, or bytes of their own") { run_with_crashes(false); }
+
+TEST_CASE("fs: after a crash of the host, files that share blocks hold what was synced, zeros, or bytes of each other") {
+  run_with_crashes(true);
 }
 
 TEST_CASE("fs: appends from several threads neither lose nor overwrite a byte [R45]") {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "data_helpers.h"
 
+#include "fsck/fsck.h"
+
 #include <cstdio>
 #include <cstdlib>
 
@@ -197,6 +199,21 @@ Status World::truncate(const InodeRef& inode, u64 size) {
 
 Status World::fallocate(const InodeRef& inode, int mode, u64 offset, u64 length) {
   return wait_for<Status>([&](auto done) { fs_->fallocate(inode, mode, offset, length, {}, done); });
+}
+
+Result<u64> World::clone(const FileSystem::CloneRequest& request) {
+  std::promise<Result<u64>> result;
+  const auto handle = fs_->clone_range(request, {}, [&](Result<u64> r) { result.set_value(std::move(r)); });
+  return result.get_future().get();
+}
+
+void World::check_pool() {
+  unmount();
+  const auto report = fsck(*media_, {});
+  REQUIRE(report.ok());
+  for (const FsckFinding& f : report->findings) UNSCOPED_INFO(f.structure << ", " << f.where << ": " << f.message);
+  REQUIRE(report->findings_total == 0);
+  mount();
 }
 
 std::vector<ExtentInfo> World::extents(const InodeRef& inode) {

@@ -78,6 +78,11 @@ class World {
   Result<std::string> fill(const InodeRef& inode, u64 offset, u64 length, bool writable);
   Status truncate(const InodeRef& inode, u64 size);
   Status fallocate(const InodeRef& inode, int mode, u64 offset, u64 length);
+  Result<u64> clone(const FileSystem::CloneRequest& request);
+  Result<u64> clone(const InodeRef& from, u64 source, const InodeRef& to, u64 destination, u64 length = 0) {
+    return clone({.source = from, .destination = to, .source_offset = source, .destination_offset = destination, .length = length});
+  }
+  void check_pool();  // unmounts, runs fsck, which must find nothing, and mounts again
   std::vector<ExtentInfo> extents(const InodeRef& inode);
   format::Inode slot(const InodeRef& inode);
   u64 free_blocks();

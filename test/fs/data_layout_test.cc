@@ -43,7 +43,7 @@ struct Client {
   // A fault: looks the range up and grants it.
   std::vector<Translation> fault(ByteRange range, bool write) {
     std::promise<std::vector<Translation>> result;
-    client_layout(w.fs().layout()).with_fault(*mapping, range, write, [&](Result<SharedHold> hold) {
+    client_layout(w.fs().layout()).with_fault(*mapping, range, write ? FaultKind::kWrite : FaultKind::kRead, [&](Result<SharedHold> hold) {
       auto found = w.fs().translate(*file, range, write).value();
       std::vector<GrantPiece> pieces;
       for (const Translation& t : found) {

@@ -17,13 +17,17 @@ TEST_CASE("fsck: a dump shows every structure, and damage where it is") {
   REQUIRE(d.superblock()[0]["label"] == "fsck");
   REQUIRE(d.groups().size() == b.geometry.ag_count);
   REQUIRE_FALSE(d.state().contains("damage"));
-  REQUIRE(d.directory(a)->size() == 40 + 6);
+  REQUIRE(d.directory(a)->size() == 40 + 8);
   REQUIRE(d.extents(few)->size() == 4);
   REQUIRE(d.extents(sparse)->size() == 400);
   REQUIRE(d.xattrs(few)->size() == 41);
   REQUIRE(d.parents(linked)->size() == 301);
   REQUIRE(d.quarantine().empty());  // a mount lets go of what no client holds
   REQUIRE(d.orphans().empty());
+  REQUIRE(d.shares().size() == 2);
+  REQUIRE(d.shares()[0]["owners"] == 2);
+  REQUIRE(d.shares()[1]["length_blocks"] == 12);
+  REQUIRE(d.shares()[1]["owners"] == 3);
   u64 free_blocks = 0;
   for (u32 ag = 0; ag < b.geometry.ag_count; ++ag) {
     const auto runs = d.free_runs(ag);

@@ -80,6 +80,16 @@ struct FsckBench {
     REQUIRE(written == text.size());
   }
 
+  // To the end of both.
+  void clone(InodeRef from, InodeRef to, u64 offset) {
+    std::optional<Status> done;
+    const FileSystem::CloneRequest request{.source = from, .destination = to, .source_offset = offset, .destination_offset = offset};
+    auto change = fs->clone_range(request, {}, [&](Result<u64> r) { done = r.status(); });
+    executor.drain();
+    REQUIRE(done.has_value());
+    REQUIRE(done->ok());
+  }
+
   void fill() {
     for (const char* d : {"/a", "/a/b", "/a/b/c", "/big", "/empty"}) make(d, S_IFDIR | 0755);
     for (int i = 0; i < 40; ++i)
@@ -102,6 +112,9 @@ struct FsckBench {
     for (int i = 0; i < 40; ++i)
       REQUIRE(fs->set_xattr(*few, "user.n" + std::to_string(i), std::string(300, static_cast<char>('a' + i % 26)), 0, {}).ok());
     REQUIRE(fs->set_xattr(*few, "user.large", std::string(9000, 'x'), 0, {}).ok());
+    auto original = make("/a/original", S_IFREG | 0644);
+    write(original, 0, std::string(20 * kBlockSize, 'o'));
+    for (const char* path : {"/a/clone", "/a/b/clone"}) clone(original, make(path, S_IFREG | 0644), path[3] == 'b' ? 8 * kBlockSize : 0);
     Transaction tx(fs->store());
     auto run = fs->allocator().allocate(tx, {.wanted = 7});
     REQUIRE(run.ok());

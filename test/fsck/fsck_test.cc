@@ -193,6 +193,42 @@ TEST_CASE("fsck: an extent outside the data is dropped, two owners of one block 
   REQUIRE((after.at("/a/few").find("contents 1") != std::string::npos) == twice);
 }
 
+TEST_CASE("fsck: share counts that are too low, too high, without a file, or unreadable are counted anew [R29]") {
+  FsckBench b;
+  const auto before = b.picture();
+  const int damage = GENERATE(0, 1, 2, 3);
+  b.mount();
+  const auto extents = b.fs->extents(**b.fs->resolve("/a/original"), {0, 1u << 20});
+  REQUIRE(extents.ok());
+  const BlockRun shared{extents->front().block + 10, 3};
+  REQUIRE(b.fs->allocator().owners(shared, nullptr)->front().owners == 3);
+  if (damage == 3) {
+    const BlockNo header = b.geometry.ag_header(b.geometry.ag_of(shared.start));
+    auto view = b.fs->store().view(block_offset(header), sizeof(format::AgHeader));
+    REQUIRE(view.ok());
+    const u64 root = view->as<format::AgHeader>().refcount_root;
+    REQUIRE(root != 0);
+    b.unmount();
+    b.junk(block_offset(BlockNo(root)) + 40, 100);
+  } else {
+    Transaction tx(b.fs->store());
+    std::vector<BlockRun> last;
+    if (damage == 0) REQUIRE(b.fs->allocator().drop_owner(tx, shared, &last).ok());
+    if (damage == 1) REQUIRE(b.fs->allocator().add_owner(tx, shared).ok());
+    if (damage == 2) {
+      const auto alone = b.fs->extents(**b.fs->resolve("/a/linked"), {0, 1u << 20});
+      REQUIRE(b.fs->allocator().add_owner(tx, {alone->front().block, 1}).ok());
+    }
+    REQUIRE(tx.commit().ok());
+    b.unmount();
+  }
+  b.require_repaired("share counts");
+  REQUIRE(differences(before, b.picture()).empty());
+  b.mount();
+  CHECK(b.fs->allocator().owners(shared, nullptr)->front().owners == 3);
+  b.unmount();
+}
+
 TEST_CASE("fsck: entries that name nothing, the wrong type or the wrong hash are put right") {
   FsckBench b;
   const auto before = b.picture();

@@ -380,7 +380,7 @@ struct Fixture {
   // A direct fault as the server serves it: under a hold, look up and grant. `block` 0: a hole.
   Errc fault(Mapping* m, ByteRange range, u64 block = 1, bool write = false) {
     auto code = std::make_shared<std::atomic<int>>(-1);
-    clients().with_fault(*m, range, write, [this, m, range, block, write, code](Result<SharedHold> hold) {
+    clients().with_fault(*m, range, write ? FaultKind::kWrite : FaultKind::kRead, [this, m, range, block, write, code](Result<SharedHold> hold) {
       if (hold.ok()) {
         GrantPiece piece;
         piece.kind = block == 0 ? GrantPiece::Kind::kHole : GrantPiece::Kind::kBlocks;

@@ -262,7 +262,7 @@ TEST_CASE("page cache: pins of a client that maps through the mount do not keep 
   CHECK(f.kernel.drops() == 1);
   CHECK(f.fill(pages(4, 1), true)->wait());
   auto made = std::make_shared<std::atomic<int>>(-1);
-  f.clients().with_fault(*m, pages(3, 2), true, [made](Result<SharedHold> hold) { *made = static_cast<int>(hold.code()); });
+  f.clients().with_fault(*m, pages(3, 2), FaultKind::kWrite, [made](Result<SharedHold> hold) { *made = static_cast<int>(hold.code()); });
   CHECK(eventually([&] { return *made == 0; }));
   CHECK(direct->recalls() == 1);  // its zeros, and nothing else
   CHECK(f.kernel.drops() == 1);

@@ -52,6 +52,7 @@ void add_resize(Commands&);
 void add_clients(Commands&);
 void add_waiters(Commands&);
 void add_layout(Commands&);
+void add_clone(Commands&);
 void add_pin(Commands&);
 void add_map(Commands&);
 void add_ls(Commands&);

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// See share.h. Copying itself is store_range()'s work (file_store.cc).
+#include "fs/share.h"
+
+#include <algorithm>
+
+namespace pindax {
+
+bool may_share(const std::vector<ExtentInfo>& extents) {
+  return std::any_of(extents.begin(), extents.end(), [](const ExtentInfo& e) { return e.shared; });
+}
+
+Result<bool> may_share(ExtentReader reader, FileBlock begin, FileBlock end) {
+  bool found = false;
+  if (begin < end)
+    PINDAX_TRY(reader.scan(begin, end, [&](const ExtentInfo& e) { return !(found = found || e.shared); }));
+  return found;
+}
+
+bool all_private_data(const FileSystemImpl& fs, const std::vector<ExtentInfo>& extents, FileBlock begin,
+                      FileBlock end) {
+  return !may_share(extents) && all_data(fs, extents, begin, end);
+}
+
+Result<u64> unshare_range(FileSystemImpl& fs, Inode& inode, u64 begin, u64 end) {
+  StoreJob job;
+  job.offset = round_down(begin, kBlockSize);
+  job.end = round_up(std::min(end, format::kMaxFileBytes), kBlockSize);
+  job.only_shared = true;
+  if (job.offset >= job.end) return job.end;
+  {
+    ReadLock lock(inode.mutex);
+    PINDAX_ASSIGN(const SlotView slot, fs.read_slot(inode));
+    PINDAX_ASSIGN(const bool shares,
+                  may_share(ExtentReader(fs.store(), *slot), first_block(job.offset), end_block(job.end)));
+    if (!shares) return job.end;
+  }
+  PINDAX_ASSIGN(const u64 done, store_range(fs, inode, job));
+  return job.offset + done;
+}
+
+Status unshare_blocks(FileSystemImpl& fs, Inode& inode, u64 begin, u64 end) {
+  PINDAX_ASSIGN(const u64 done, unshare_range(fs, inode, begin, end));
+  return done >= end ? Status() : Status(Errc::kNoSpace);
+}
+
+void publish_private(FileSystemImpl& fs, Inode& inode, u64 begin, u64 end) {
+  if (InodeLayout* layout = inode.layout_if_any()) fs.layout().set_shared(*layout, {begin, end}, false);
+}
+
+// ---- RunReleaser
+// ----------------------------------------------------------------------------------------------------
+
+Status RunReleaser::release(const ExtentInfo& e) {
+  if (!e.shared) return release_owned(e, grant_.was_mapped);
+  std::vector<BlockRun> last;
+  PINDAX_TRY(fs_.allocator().drop_owner(tx_, {e.block, e.length}, &last));
+  for (const BlockRun& run : last) {
+    const FileBlock at = e.file_block + (run.start - e.block);
+    // Clients may have mapped it through any of its owners.
+    PINDAX_TRY(release_owned(clip_extent(e, at, at + run.length), true));
+  }
+  return {};
+}
+
+Status RunReleaser::release_owned(const ExtentInfo& e, bool punch) {
+  u64 at = byte_of(e.file_block);
+  const u64 end = byte_of(e.file_end());
+  while (at < end) {
+    u64 stop = end;
+    bool held_back = false;
+    for (const ByteRange& wide : grant_.to_quarantine) {
+      const ByteRange r = block_aligned(wide);
+      if (r.begin <= at && at < r.end) {
+        held_back = true;
+        stop = std::min(stop, r.end);
+      }
+    }
+    if (!held_back) {
+      for (const ByteRange& wide : grant_.to_quarantine) {
+        const u64 from = round_down(wide.begin, kBlockSize);
+        if (from > at) stop = std::min(stop, from);
+      }
+    }
+    const ExtentInfo part = clip_extent(e, first_block(at), first_block(stop));
+    if (held_back) {
+      PINDAX_TRY(quarantine(part));
+    } else {
+      fs_.allocator().free(tx_, BlockRun{part.block, part.length}, punch);
+    }
+    at = stop;
+  }
+  return {};
+}
+
+Status RunReleaser::quarantine(const ExtentInfo& part) {
+  PINDAX_TRY(
+      fs_.allocator().quarantine(tx_, BlockRun{part.block, part.length}, format::QuarantineReason::kPinned));
+  if (!grant_.quarantined) return {};
+  tx_.on_commit([tell = grant_.quarantined, part](Lsn) {
+    tell({byte_of(part.file_block), byte_of(part.file_end())}, part.block.value, part.length);
+  });
+  return {};
+}
+
+Result<FileBlock> releasable_end(FileSystemImpl& fs, Transaction& tx, const format::Inode& slot,
+                                 FileBlock begin, FileBlock end) {
+  constexpr unsigned kExtents = 16;
+  FileBlock stop = end;
+  unsigned seen = 0;
+  ExtentInfo shared;
+  PINDAX_TRY(ExtentReader(tx, slot).scan(begin, end, [&](const ExtentInfo& e) {
+    if (e.shared)
+      shared = clip_extent(e, begin, end);
+    else if (seen + 1 == kExtents)
+      stop = std::min(end, e.file_end());
+    return !e.shared && ++seen < kExtents;
+  }));
+  if (shared.length == 0) return stop;
+  // One shared extent a step, as far as its counts can be changed at once.
+  PINDAX_ASSIGN(const u64 blocks, fs.allocator().countable(tx, {shared.block, shared.length}));
+  return shared.file_block + blocks;
+}
+
+}  // namespace pindax
