@@ -211,7 +211,7 @@ class Clone final : public Change, public std::enable_shared_from_this<Clone> {
     request.lock_range = request.break_range = block_aligned({ask_.destination_offset, target_end()});
     if (target_end() > size) {
       request.lock_range = {round_down(std::min(ask_.destination_offset, size), kBlockSize), kMaxOffset};
-      request.break_range.begin = std::min(request.break_range.begin, round_up(size, kBlockSize));
+      request.break_range.begin = std::min(request.break_range.begin, grow_begin(fs_, target(), size));
     }
     request.only_frees = false;
     set_patience(request);
@@ -259,7 +259,8 @@ class Clone final : public Change, public std::enable_shared_from_this<Clone> {
     PINDAX_ASSIGN(const u64 count, resolve(from, to));
     const bool grows = target_end() > to.size_bytes;
     again_ = from.pending_end > from.pending_begin || count < count_ ||
-             (grows && (lock_.end != kMaxOffset || to.size_bytes < lock_.begin));
+             (grows && (lock_.end != kMaxOffset || to.size_bytes < lock_.begin ||
+                        (done_blocks_ == 0 && cached_tail(fs_, target(), to.size_bytes))));
     return {};
   }
 

@@ -171,6 +171,15 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
       request.recall_only = true;
       request.only_frees = false;
     }
+    if (mode_ == Mode::kUnshare) {
+      PINDAX_ASSIGN(copies_, may_share(ExtentReader(fs_.store(), *slot), first_block(blocks.begin), end_block(blocks.end)));
+      if (copies_) {
+        const ByteRange grown = request.break_range;
+        request.break_range = grown.empty() ? blocks : ByteRange{std::min(blocks.begin, grown.begin), grown.end};
+        request.recall_only = request.moves_blocks = true;
+        request.only_frees = false;
+      }
+    }
     return request;
   }
 
@@ -180,12 +189,18 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
       PINDAX_ASSIGN(const SlotView slot, fs_.read_slot(*inode_));
       const u64 size = slot->size_bytes;
       *again = grows(size) && (lock_.end != kMaxOffset || size < lock_.begin || cached_tail(fs_, *inode_, size));
+      if (mode_ == Mode::kUnshare && !copies_) {
+        PINDAX_ASSIGN(const bool shares, may_share(ExtentReader(fs_.store(), *slot), first_block(range_.begin), end_block(range_.end)));
+        *again = *again || shares;
+      }
       if (*again) return {};
     }
     PINDAX_STEP("fs.fallocate_locked");
     switch (mode_) {
-      case Mode::kReserve:
       case Mode::kUnshare:
+        PINDAX_TRY(unshare_blocks(fs_, *inode_, range_.begin, range_.end));
+        return reserve();
+      case Mode::kReserve:
         return reserve();
       case Mode::kPunch:
         return punch(grant);
@@ -306,6 +321,7 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
   const ByteRange range_;
   const FileSystem::ChangeContext context_;
   ByteRange lock_;  // of the round under way
+  bool copies_ = false;
 };
 
 // What a mode asks for, or why there is no such mode: the order of checks is that of Linux's vfs_fallocate().

@@ -175,9 +175,19 @@ class Shift : public std::enable_shared_from_this<Shift> {
     return {};
   }
 
+  // Blocks that others own, too, are about to lie elsewhere in the file: gates are slow for all of it (fs/share.h).
+  Status keep_gates_slow() {
+    InodeLayout* layout = inode_->layout_if_any();
+    if (layout == nullptr) return {};
+    PINDAX_ASSIGN(const bool shares, fs_.shares_blocks(*inode_, {offset_, kMaxOffset}));
+    if (shares) fs_.layout().set_shared(*layout, {offset_, kMaxOffset}, true);
+    return {};
+  }
+
   Status apply(const ChangeGrant& grant) {
     PINDAX_STEP("fs.shift_locked");
     PINDAX_TRY(finish_pending(fs_, *inode_, 0, kMaxOffset));
+    PINDAX_TRY(keep_gates_slow());
     WriteLock lock(inode_->mutex);
     u64 size = 0;
     for (bool more = true, first = true; more; first = false) {

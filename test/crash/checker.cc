@@ -177,6 +177,14 @@ class Compare {
     std::vector<ModelInode::Shift> shifts;
     for (const ModelInode* v : versions)
       if (v != nullptr) shifts = v->shifts;
+    // Blocks that came by a clone which did not last may show what its source had before.
+    const auto& now = (*e_.history)[e_.hi].model.inodes;
+    if (auto self = now.find(m); !e_.exact && self != now.end())
+      for (const auto& [source, when] : self->second.shares_of)
+        for (u64 i = 0; when > first && i <= e_.hi; ++i) {
+          const auto& inodes = (*e_.history)[i].model.inodes;
+          if (auto it = inodes.find(source); it != inodes.end()) versions.insert(versions.begin(), &it->second);
+        }
     u64 filled_from = kMaxOffset;
     const bool shifted = !shifts.empty() && shifts.back().moment == e_.hi;
     if (!shifted && e_.fresh_is_filled && moment_ == e_.hi && e_.hi > e_.lo && versions.size() >= 2) {
@@ -222,7 +230,12 @@ Status remove_children(FileSystem& fs, const InodeRef& dir) {
   return {};
 }
 
-Status add_extents(FileSystem& fs, const InodeRef& dir, std::map<u64, u64>& seen, std::vector<BlockRun>& runs) {
+struct OwnedExtent {
+  BlockRun run;
+  bool shared = false;
+};
+
+Status add_extents(FileSystem& fs, const InodeRef& dir, std::map<u64, u64>& seen, std::vector<OwnedExtent>& runs) {
   std::vector<std::string> names;
   PINDAX_TRY(fs.read_directory(*dir, 0, [&](const FileSystem::DirectoryEntry& e) {
     if (e.name != "." && e.name != ".." && (e.type == DT_DIR || e.type == DT_REG)) names.emplace_back(e.name);
@@ -235,7 +248,7 @@ Status add_extents(FileSystem& fs, const InodeRef& dir, std::map<u64, u64>& seen
       PINDAX_TRY(add_extents(fs, inode, seen, runs));
     } else if (seen.emplace(inode->ino.value, 1).second) {
       PINDAX_ASSIGN(const auto extents, fs.extents(*inode, {0, kMaxOffset}));
-      for (const auto& e : extents) runs.push_back({e.block, e.length});
+      for (const auto& e : extents) runs.push_back({{e.block, e.length}, e.shared});
     }
   }
   return {};
@@ -261,16 +274,27 @@ std::string check_blocks(FileSystem& fs) {
   auto root = fs.root();
   if (!root.ok()) return "no root";
   std::map<u64, u64> seen;
-  std::vector<BlockRun> runs;
+  std::vector<OwnedExtent> runs;
   if (Status s = add_extents(fs, *root, seen, runs); !s.ok()) return fmt::format("cannot list extents: {}", s.message());
-  std::sort(runs.begin(), runs.end(), [](const BlockRun& a, const BlockRun& b) { return a.start < b.start; });
-  for (std::size_t i = 1; i < runs.size(); ++i)
-    if (runs[i].start < runs[i - 1].end()) return fmt::format("block {} has two owners", runs[i].start.value);
+  std::map<u64, u64> owners;
+  std::set<u64> alone;
+  for (const OwnedExtent& r : runs)
+    for (u64 b = r.run.start.value; b < r.run.end().value; ++b) {
+      ++owners[b];
+      if (!r.shared) alone.insert(b);
+    }
+  for (const auto& [block, count] : owners) {
+    if (count > 1 && alone.contains(block)) return fmt::format("block {} has two owners", block);
+    const auto counted = fs.allocator().owners({BlockNo(block), 1}, nullptr);
+    if (!counted.ok()) return fmt::format("the share count of block {} cannot be read", block);
+    // Files without a name are not among those that were seen.
+    if (counted->front().owners < count) return fmt::format("block {} has {} owners, counted are {}", block, count, counted->front().owners);
+  }
   for (u32 ag = 0; ag < fs.store().geometry().ag_count; ++ag) {
     auto free = fs.allocator().free_runs(ag);
     if (!free.ok()) return fmt::format("free space cannot be read: {}", free.status().message());
     for (const BlockRun& f : *free)
-      for (const BlockRun& r : runs)
+      for (const auto& [r, shared] : runs)
         if (f.start < r.end() && r.start < f.end()) return fmt::format("block {} is owned and free", r.start.value);
   }
   return {};

@@ -3,6 +3,7 @@
 // The list of operations: kinds times paths times ranges. What makes no sense fails in the model and is left out there.
 //
 // The base tree:  /f  2.4 blocks      /g  5 blocks with a hole, an xattr, also named /d/h      /e  empty
+//                 /r, /q  2.2 blocks that they share
 //                 /d/ c (1.2 blocks), h, s/      /x/ empty      /s, /l  short and long symlinks      /p  fifo
 #include "operations.h"
 
@@ -14,7 +15,7 @@ constexpr const char* kNames[] = {
     "create", "mkdir", "fifo", "device", "symlink", "tmpfile", "link", "unlink", "unlink-open", "rmdir",
     "rename", "exchange", "whiteout", "write", "append", "write-sync", "truncate", "allocate", "allocate-keep", "punch",
     "zero", "zero-keep", "collapse", "insert", "unshare", "setxattr", "removexattr", "chmod", "chown", "utimes", "setflags", "fsync", "sync",
-    "direct", "direct-persist", "checkpoint", "remount", "kill",
+    "direct", "direct-persist", "clone", "checkpoint", "remount", "kill",
     "kill-mapped",
 };
 
@@ -29,6 +30,7 @@ class Generator {
   std::vector<Operation> run() {
     names();
     data();
+    shares();
     attributes();
     durability();
     return std::move(out_);
@@ -91,6 +93,27 @@ class Generator {
       for (u64 length : {10u, 5000u}) add(OpKind::kAppend, path, "", 0, length, length == 5000 && path[1] != 'g');
       for (u64 size : {0u, 1u, 4096u, 5000u, 9990u, 10050u, 16384u, 40000u})
         add(OpKind::kTruncate, path, "", 0, size, (path[1] == 'f' && (size == 5000 || size == 16384 || size == 0)));
+    }
+  }
+
+  // Sharing, and stores into what is shared.
+  void shares() {
+    struct Pair {
+      const char *to, *from;
+    };
+    for (const Pair p : {Pair{"/g", "/f"}, {"/f", "/g"}, {"/e", "/g"}, {"/n", "/f"}, {"/f", "/r"}, {"/r", "/f"}, {"/q", "/r"}, {"/d/c", "/q"}})
+      for (const Range& r : {Range{0, 0, true}, {4096, 4096, false}, {0, 8192, false}, {8192, 0, false}})
+        add(OpKind::kClone, p.to, p.from, r.offset, r.length, r.core && p.from[1] != 'q' && p.to[1] != 'q');
+    for (const char* path : {"/r", "/q"}) {
+      const bool r = path[1] == 'r';
+      for (const Range& range : {Range{0, 4096, false}, {100, 50, true}, {4000, 5200, false}, {8200, 10000, true}})
+        for (const OpKind kind : {OpKind::kWrite, OpKind::kPunch, OpKind::kZero, OpKind::kDirect, OpKind::kDirectPersist, OpKind::kWriteSync})
+          add(kind, path, "", range.offset, range.length, r && range.core && (kind == OpKind::kWrite || kind == OpKind::kPunch));
+      for (const u64 size : {0u, 5000u, 8192u, 16384u}) add(OpKind::kTruncate, path, "", 0, size, r && size == 5000);
+      add(OpKind::kAppend, path, "", 0, 5000, false);
+      add(OpKind::kUnlink, path, "", 0, 0, r);
+      add(OpKind::kRename, path, "/n", 0, 0, false);
+      add(OpKind::kFsync, path, "", 0, 0, !r);
     }
   }
 

@@ -44,6 +44,7 @@ class Step {
       case OpKind::kZero: return zero(false);
       case OpKind::kDirect:
       case OpKind::kDirectPersist: return direct();
+      case OpKind::kClone: return clone();
       case OpKind::kSetXattr:
       case OpKind::kRemoveXattr:
       case OpKind::kChmod:
@@ -193,6 +194,20 @@ class Step {
     fill(*inode, op_.offset, std::min<u64>(inode->data.size(), op_.offset + op_.length));
     return true;
   }
+  // As FICLONERANGE, both offsets the same.
+  bool clone() {
+    ModelInode* to = touch_file();
+    const u32 source = m_.find(op_.other);
+    if (to == nullptr || source == 0 || source == id_ || !m_.inodes.at(source).is_regular()) return false;
+    const std::string& from = m_.inodes.at(source).data;
+    if (op_.offset > from.size() || (op_.offset == from.size() && op_.length != 0)) return false;
+    const u64 length = op_.length == 0 ? from.size() - op_.offset : op_.length, end = op_.offset + length;
+    if (end > from.size()) return false;
+    if (length % kBlockSize != 0 && (end != from.size() || end < to->data.size())) return false;
+    if (to->data.size() < end) to->data.resize(end);
+    to->data.replace(op_.offset, length, from, op_.offset, length);
+    return true;
+  }
   bool attribute() {
     const u32 id = m_.find(op_.path);
     if (id == 0) return false;
@@ -231,13 +246,21 @@ bool model_operation(History& history, const Operation& op, u64 index, const Set
   }
   const u64 now = history.size();
   const u32 id = moment.model.find(op.path);
+  if (op.kind == OpKind::kClone) {
+    const u32 source = moment.model.find(op.other);
+    ModelInode& inode = moment.model.inodes.at(id);
+    inode.shares_of[source] = now;
+    for (const auto& [older, when] : moment.model.inodes.at(source).shares_of) inode.shares_of[older] = now;
+  }
   const bool syncs_inode = op.kind == OpKind::kFsync || op.kind == OpKind::kWriteSync || op.kind == OpKind::kDirectPersist;
   if (setting.strict_names() || op.kind == OpKind::kCheckpoint || syncs_inode) moment.names_durable = now;
   if (setting.strict_data() && setting.strict_names()) {
-    // Stores of direct mappers last once they were persisted.
+    // Stores of direct mappers last once they were persisted; so do those that a clone has from its source.
+    const auto source = op.kind == OpKind::kClone ? moment.data_durable.find(moment.model.find(op.other)) : moment.data_durable.end();
+    const bool lasts = op.kind != OpKind::kClone || (source != moment.data_durable.end() && source->second + 1 >= now);
     for (const auto& [other, inode] : moment.model.inodes)
       if (moment.data_durable.count(other) == 0 || moment.data_durable[other] + 1 == now)
-        if (op.kind != OpKind::kDirect || other != id) moment.data_durable[other] = now;
+        if ((op.kind != OpKind::kDirect && lasts) || other != id) moment.data_durable[other] = now;
   }
   // Where stores in place last by themselves, only fsync sees to those of direct mappers elsewhere in the file.
   const bool all_of_it = op.kind == OpKind::kFsync || !setting.strict_data() || !setting.strict_names();

@@ -12,6 +12,8 @@ PLANTS = {
         ("free-before-commit", "if (durable >= entry.lsn && !entry.mapped) {", "if ((durable >= entry.lsn || PLANTED) && !entry.mapped) {"),
     ],
     "alloc/quarantine.cc": [
+        ("shares-forgotten", "for (const auto& [ag, root] : pending_shares_) PINDAX_TRY(media_counts::set_shares_root(t, ag, root));",
+         "for (const auto& [ag, root] : pending_shares_)\n      if (!PLANTED) PINDAX_TRY(media_counts::set_shares_root(t, ag, root));"),
         ("quarantine-forgotten", "state->quarantine_root = pending_root_.value;", "if (!PLANTED) state->quarantine_root = pending_root_.value;"),
     ],
     "journal/replay.cc": [
@@ -32,6 +34,9 @@ PLANTS = {
         ("tail-not-zeroed", "if (size >= end) return {};", "if (size >= end || PLANTED) return {};"),
     ],
     "fs/file_store.cc": [
+        ("shared-in-place", "if (owned.front().owners > 1) return", "if (owned.front().owners > 1 && !PLANTED) return"),
+        ("copy-not-synced", "if (!durable || media.granularity() != Granularity::kPage) return {};",
+         "if (!durable || media.granularity() != Granularity::kPage || PLANTED) return {};"),
         ("commit-before-drain", "PINDAX_TRY(drain());", "if (!PLANTED) PINDAX_TRY(drain());"),
     ],
     "fs/sync.cc": [

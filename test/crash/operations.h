@@ -20,7 +20,7 @@ enum class OpKind : u8 {
   kCreate, kMkdir, kFifo, kDevice, kSymlink, kTemporary, kLink, kUnlink, kUnlinkOpen, kRmdir,
   kRename, kExchange, kWhiteout, kWrite, kAppend, kWriteSync, kTruncate, kAllocate, kAllocateKeep, kPunch,
   kZero, kZeroKeep, kCollapse, kInsert, kUnshare, kSetXattr, kRemoveXattr, kChmod, kChown, kUtimes, kSetFlags, kFsync, kSyncAll,
-  kDirect, kDirectPersist, kCheckpoint, kRemount, kKill,
+  kDirect, kDirectPersist, kClone, kCheckpoint, kRemount, kKill,
   kKillMapped,  // a client that still maps the pool outlives the daemon: what is freed from then on is quarantined
 };
 const char* op_name(OpKind kind);
@@ -28,7 +28,7 @@ const char* op_name(OpKind kind);
 struct Operation {
   OpKind kind{};
   std::string path;
-  std::string other;  // second path, symlink target, xattr name
+  std::string other;  // second path (of a clone: the source), symlink target, xattr name
   u64 offset = 0;
   u64 length = 0;     // or size, mode, owner
   bool core = false;  // also in long workloads

@@ -97,6 +97,7 @@ class Doer {
       case OpKind::kUnshare: return change();
       case OpKind::kDirect: return direct(false);
       case OpKind::kDirectPersist: return direct(true);
+      case OpKind::kClone: return clone();
       case OpKind::kSetXattr: {
         PINDAX_ASSIGN(InodeRef inode, fs_.resolve(op_.path));
         return fs_.set_xattr(*inode, op_.other, std::string(op_.length, static_cast<char>('a' + index_)), 0, caller());
@@ -226,6 +227,18 @@ class Doer {
     auto change = fs_.fallocate(inode, mode, op_.offset, op_.length, context, done);
     return wait(result);
   }
+  Status clone() {
+    PINDAX_ASSIGN(InodeRef to, fs_.resolve(op_.path));
+    PINDAX_ASSIGN(InodeRef from, fs_.resolve(op_.other));
+    auto promise = std::make_shared<std::promise<Status>>();
+    auto result = promise->get_future();
+    FileSystem::ChangeContext context;
+    context.caller = caller();
+    const FileSystem::CloneRequest request{
+        .source = from, .destination = to, .source_offset = op_.offset, .destination_offset = op_.offset, .length = op_.length};
+    auto change = fs_.clone_range(request, context, [promise](Result<u64> bytes) { promise->set_value(bytes.status()); });
+    return wait(result);
+  }
   // As a client with a mapping: translations for writing, then stores through them.
   Status direct(bool persist) {
     PINDAX_ASSIGN(InodeRef inode, fs_.resolve(op_.path));
@@ -233,16 +246,23 @@ class Doer {
     const ByteRange range{op_.offset, std::min(op_.offset + op_.length, size)};
     auto promise = std::make_shared<std::promise<Status>>();
     auto result = promise->get_future();
-    fs_.layout().with_shared(*inode->layout(), block_aligned(range), [&, promise](SharedHold) {
-      promise->set_value(store_direct(*inode, range, persist));
-    });
+    ChangeRequest request;
+    request.operation = "direct";
+    request.lock_range = request.break_range = block_aligned(range);
+    request.recall_only = request.moves_blocks = true;
+    request.only_frees = false;
+    PINDAX_ASSIGN(const bool copies, fs_.shares_blocks(*inode, range));
+    auto store = [&, promise] { promise->set_value(store_direct(*inode, range, persist)); };
+    std::shared_ptr<Change> change;
+    if (copies) change = fs_.layout().change(*inode->layout(), request, [&](const ChangeGrant&) { return store(), Status(); }, [](const Status&) {});
+    else fs_.layout().with_shared(*inode->layout(), block_aligned(range), [&](SharedHold) { store(); });
     PINDAX_TRY(wait(result));
     fs_.note_direct_stores(*inode, range);
     const bool page = w_.media.granularity() == Granularity::kPage;
     return persist && (page || w_.sync == SyncMode::kPosix) ? fs_.fsync(*inode, true) : Status();
   }
   Status store_direct(Inode& inode, ByteRange range, bool persist) {
-    PINDAX_ASSIGN(const auto pieces, fs_.translate(inode, block_aligned(range), true));
+    PINDAX_ASSIGN(const auto pieces, fs_.translate(inode, block_aligned(range), true, true));
     for (const Translation& t : pieces) {
       if (t.kind != Translation::Kind::kBlocks) continue;
       const ByteRange part = intersect({t.file_offset, t.file_offset + t.length}, range);
@@ -310,6 +330,8 @@ Status build_tree(World& world, Model& model) {
       {OpKind::kCreate, "/f", "", 0, 0},      {OpKind::kWrite, "/f", "", 0, 9990},
       {OpKind::kCreate, "/g", "", 0, 0},      {OpKind::kWrite, "/g", "", 0, 4096},
       {OpKind::kWrite, "/g", "", 16384, 4096}, {OpKind::kSetXattr, "/g", "user.a", 0, 40},
+      {OpKind::kCreate, "/r", "", 0, 0},      {OpKind::kWrite, "/r", "", 0, 9000},
+      {OpKind::kCreate, "/q", "", 0, 0},      {OpKind::kClone, "/q", "/r", 0, 0},
       {OpKind::kCreate, "/e", "", 0, 0},      {OpKind::kMkdir, "/d", "", 0, 0},
       {OpKind::kCreate, "/d/c", "", 0, 0},    {OpKind::kWrite, "/d/c", "", 0, 5000},
       {OpKind::kLink, "/g", "/d/h", 0, 0},    {OpKind::kMkdir, "/d/s", "", 0, 0},

@@ -15,6 +15,8 @@
 //   asked                   how many leases were asked for
 //   churn OFFSET LENGTH MS  pins and unpins without pause
 //   truncate SIZE [POLICY MS], fallocate MODE OFFSET LENGTH [POLICY MS]     POLICY: 0 inherit … 4 evict
+//   clone SOURCE OFFSET DESTINATION OFFSET LENGTH, dedupe (the same) -> bytes deduped
+//   time_stores OFFSET LENGTH   a store to each page -> the median in nanoseconds
 //   mmap LENGTH, mstore OFFSET HEX, mload OFFSET LENGTH     an ordinary shared mapping of the mount
 //   munmap, msync LENGTH, private LENGTH, pload OFFSET LENGTH    the same, private
 //   pread OFFSET LENGTH, pwrite OFFSET HEX      the library's calls
@@ -37,8 +39,10 @@
 #include <sys/mman.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
@@ -363,6 +367,36 @@ void store_pattern(State& s, size_t offset, size_t length, unsigned number) {
   for (size_t at = 0; at < length; at += sizeof number) std::memcpy(base(s) + offset + at, &number, sizeof number);
 }
 
+// Two files by name: source and its offset, destination and its offset, length.
+void share(State& s, std::istringstream& words, bool dedupe) {
+  std::string from, to;
+  uint64_t in = 0, out = 0, length = 0, deduped = 0;
+  words >> from >> in >> to >> out >> length;
+  const int source = pindax_open(s.client, ("/" + from).c_str(), O_RDONLY, 0);
+  const int target = pindax_open(s.client, ("/" + to).c_str(), O_RDWR, 0);
+  int code = source < 0 ? source : target < 0 ? target : 0;
+  if (code == 0)
+    code = dedupe ? pindax_dedupe_range(s.client, source, in, target, out, length, &deduped)
+                  : pindax_clone_range(s.client, source, in, target, out, length);
+  if (source >= 0) pindax_close(s.client, source);
+  if (target >= 0) pindax_close(s.client, target);
+  code == 0 ? ok(std::to_string(deduped)) : error(code);
+}
+
+// Stores a byte to each page; the median time of a store in nanoseconds.
+void time_stores(State& s, size_t offset, size_t length) {
+  std::vector<long> times;
+  for (size_t at = offset; at < offset + length; at += 4096) {
+    struct timespec a{}, b{};
+    ::clock_gettime(CLOCK_MONOTONIC, &a);
+    *(static_cast<volatile unsigned char*>(base(s)) + at) = 1;
+    ::clock_gettime(CLOCK_MONOTONIC, &b);
+    times.push_back((b.tv_sec - a.tv_sec) * 1'000'000'000 + b.tv_nsec - a.tv_nsec);
+  }
+  std::sort(times.begin(), times.end());
+  ok(std::to_string(times[times.size() / 2]));
+}
+
 bool step(State& s, const std::string& line) {
   std::istringstream words(line);
   std::string command;
@@ -424,6 +458,11 @@ bool step(State& s, const std::string& line) {
   } else if (command == "asked") {
     const std::lock_guard lock(s.mutex);
     ok(std::to_string(s.asked));
+  } else if (command == "clone" || command == "dedupe") {
+    share(s, words, command == "dedupe");
+  } else if (command == "time_stores") {
+    words >> offset >> length;
+    time_stores(s, offset, length);
   } else if (command == "mmap") {
     words >> length;
     const bool writable = (::fcntl(s.fd, F_GETFL) & O_ACCMODE) == O_RDWR;

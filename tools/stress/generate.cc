@@ -14,7 +14,7 @@ struct Weighted {
   u32 weight;
 };
 constexpr std::array<Weighted, 29> kWeights = {{{Op::kWrite, 9},   {Op::kAppend, 3},   {Op::kRead, 6},    {Op::kTruncate, 5}, {Op::kFallocate, 10},
-                                                {Op::kCopy, 3},    {Op::kClone, 1},    {Op::kStat, 2},    {Op::kSeek, 3},     {Op::kFsync, 1},
+                                                {Op::kCopy, 3},    {Op::kClone, 5},    {Op::kStat, 2},    {Op::kSeek, 3},     {Op::kFsync, 1},
                                                 {Op::kMmap, 2},    {Op::kMunmap, 1},   {Op::kMload, 5},   {Op::kMstore, 6},   {Op::kMsync, 1},
                                                 {Op::kMap, 5},     {Op::kUnmap, 2},    {Op::kLoad, 10},   {Op::kStore, 12},   {Op::kPersist, 3},
                                                 {Op::kPin, 7},     {Op::kTryPin, 2},   {Op::kUnpin, 9},   {Op::kHold, 4},     {Op::kFork, 1},
@@ -115,7 +115,13 @@ Step Generator::plain(const Runner& runner) {
     s.slot = static_cast<u32>(random_.below(kMappings));
     s.to = op == Op::kUnpin ? random_.below(kPins) : random_.below(std::max<u64>(1, runner.file(0).size()));
     if (op == Op::kSeek) s.mode = random_.chance(50) ? 1 : 0;
-    if (op == Op::kClone && random_.chance(70)) s.offset = round_down(s.offset, kBlockSize), s.to = round_down(s.to, kBlockSize), s.library = random_.chance(50);
+    if (op == Op::kClone && random_.chance(90)) {
+      s.offset = round_down(s.offset, kBlockSize);
+      s.to = round_down(s.to, kBlockSize);
+      s.length = round_up(s.length, kBlockSize);  // or up to the source's end
+      s.library = random_.chance(95);
+    }
+    if (op == Op::kCopy && random_.chance(60)) s.to = round_down(s.to, kBlockSize) + s.offset % kBlockSize;
   }
   s.seed = random_.below(1u << 20);
   return s;

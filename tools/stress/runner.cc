@@ -174,6 +174,13 @@ std::optional<Step> Runner::ground(Step s) const {
       if (changing_[s.slot] || s.offset >= source || s.to >= limit) return std::nullopt;
       s.length = std::min({s.length, source - s.offset, limit - s.to});
       if (s.slot == s.file && overlap({s.offset, s.offset + s.length}, {s.to, s.to + s.length})) return std::nullopt;
+      // A clone waits for pins of both files, as a change does; it is not the change that this tester lets wait.
+      for (const WorkerModel& other : models_)
+        for (const PinModel& pin : other.pins)
+          if (s.op == Op::kClone && pin.live &&
+              ((pin.file == s.slot && overlap(whole_blocks(pin.range), whole_blocks({s.offset, s.offset + s.length}))) ||
+               (pin.file == s.file && overlap(whole_blocks(pin.range), whole_blocks({std::min(s.to, files_[s.file].size()), s.to + s.length})))))
+            return std::nullopt;
       return s.length == 0 ? std::nullopt : std::optional(s);
     }
     case Op::kFork:  // the child's end closes descriptors, which waits for the kernel's inode lock
@@ -324,7 +331,12 @@ bool Runner::judge(const Step& s, i64 r) {
       return at >= static_cast<u64>(r) || fail(s, fmt::format("SEEK_DATA skips to {} over data at {}", r, at));
     }
     case Op::kClone: {
-      if (r == -EOPNOTSUPP || r == -EXDEV || r == -EINVAL || r == -ENOTTY) {
+      // FUSE does not forward the ioctl; and parts of blocks are shared only where both files end in them.
+      const u64 end = s.offset + s.length, source = files_[s.slot].size();
+      const bool odd = s.offset % kBlockSize != 0 || s.to % kBlockSize != 0 ||
+                       (s.length % kBlockSize != 0 && (end != source || s.to + s.length < f.size())) ||
+                       (s.slot == s.file && overlap(whole_blocks({s.offset, end}), whole_blocks({s.to, s.to + s.length})));
+      if (s.library ? r == -EAGAIN || (odd && r == -EINVAL) : r == -EOPNOTSUPP || r == -EXDEV || r == -EINVAL || r == -ENOTTY) {
         ++tally_.refused;
         return true;
       }

@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Blocks that files share: cp, clone and dedupe; copy-on-write by every way of storing; pins and recalls of what is shared."""
+import json
+import mmap
+import os
+import time
+
+from harness import *
+
+
+def content(path):
+    with open(path, "rb") as f:
+        return f.read()
+
+
+def layout(path):
+    return json.loads(run(PINDAX, "layout", path, "--json").stdout)
+
+
+def blocks(path):
+    """Pool block of each file block."""
+    out = {}
+    for e in layout(path)["extents"]:
+        for i in range(e["length_blocks"]):
+            out[e["offset_bytes"] // 4096 + i] = e["block"] + i
+    return out
+
+
+def free_bytes(m):
+    s = os.statvfs(m.path)
+    return s.f_bfree * s.f_frsize
+
+
+def clone(a, b, *extra):
+    run(PINDAX, "clone", a, b, *extra)
+
+
+def fsck_clean(m):
+    for child in m.children:
+        if child.poll() is None:
+            child.kill()
+            child.wait(10)
+    m.umount()
+    m.fsck()
+
+
+def test_cp_shares(m):
+    """cp of a file shares its blocks: no space, any size at once, and the copy lives by itself"""
+    a = m.file("a", 64 * MiB)
+    before = free_bytes(m)
+    run("cp", a, m.path / "b")
+    check(before - free_bytes(m) < 1 * MiB, f"cp took {before - free_bytes(m)} bytes")
+    check_equal(blocks(m.path / "b"), blocks(a), "blocks of the copy")
+    check(content(m.path / "b") == content(a), "contents")
+    os.unlink(a)
+    check(len(content(m.path / "b")) == 64 * MiB)
+    check_equal(free_bytes(m) // MiB, before // MiB, "free space after the original is gone")
+    fsck_clean(m)
+
+
+def test_cp_of_odd_ends(m):
+    """copies of parts, with odd offsets and ends, have the right bytes"""
+    a = m.file("a", 1 * MiB + 123)
+    want = bytearray(2 * MiB)
+    whole = content(a)
+    with open(m.path / "b", "wb+") as b:
+        b.truncate(2 * MiB)
+        src = os.open(a, os.O_RDONLY)
+        for src_off, dst_off, n in ((0, 0, 300000), (5000, 401000, 9000), (8192, 409600, 100000), (100, 4196, 50000), (1 * MiB, 1536 * KiB, 123)):
+            done = 0
+            while done < n:
+                got = os.copy_file_range(src, b.fileno(), n - done, src_off + done, dst_off + done)
+                check(got > 0, "copy_file_range ended early")
+                done += got
+            want[dst_off:dst_off + n] = whole[src_off:src_off + n]
+        os.close(src)
+    check(content(m.path / "b") == bytes(want), "contents")
+    fsck_clean(m)
+
+
+def test_write_copies_the_block(m):
+    """write(2) into a shared block copies that block for that file; every other reader sees the old bytes"""
+    a = m.file("a", 1 * MiB, fill=1)
+    clone(a, m.path / "b")
+    reader = m.client()
+    reader.ask("open", "b", "r")
+    reader.ask("map", 0, 1 * MiB)
+    check_equal(reader.ask("load", 8192, 2), ["0101"], "before")
+    with open(a, "r+b", buffering=0) as f:
+        f.seek(8192)
+        f.write(b"\x02\x02")
+    check_equal(reader.ask("load", 8192, 2), ["0101"], "the clone")
+    same = blocks(a).items() & blocks(m.path / "b").items()
+    check_equal(len(same), 255, "blocks still shared")
+    with open(m.path / "b", "r+b", buffering=0) as f:
+        f.seek(16384)
+        f.write(b"\x03")
+    check_equal(reader.ask("load", 16384, 2), ["0301"], "a mapping of the file that was written")
+    check_equal(content(a)[16384:16386], b"\x01\x01", "the other file")
+    fsck_clean(m)
+
+
+def test_direct_store_copies(m):
+    """[R29] stores through direct mappings of both sharers copy each block once, and a third mapper of the file sees them"""
+    a = m.file("a", 1 * MiB, fill=1)
+    clone(a, m.path / "b")
+    writer, reader, other = m.client(), m.client(), m.client()
+    for c, name in ((writer, "a"), (reader, "a"), (other, "b")):
+        c.ask("open", name, "rw")
+        c.ask("map", 0, 1 * MiB)
+        check_equal(c.ask("load", 4096, 1), ["01"], name)
+    writer.ask("store", 4096, "22")
+    check_equal(reader.ask("load", 4096, 1), ["22"], "the same file, another process")
+    check_equal(other.ask("load", 4096, 1), ["01"], "the other file")
+    other.ask("store", 4096, "33")
+    check_equal(reader.ask("load", 4096, 1), ["22"], "after the other's store")
+    check_equal(content(m.path / "b")[4096:4097], b"\x33", "read(2)")
+    fsck_clean(m)
+
+
+def test_mapped_writer_is_recalled_by_clone(m):
+    """a writable direct mapping does not store into blocks that a clone shares"""
+    a = m.file("a", 1 * MiB, fill=1)
+    c = m.client()
+    c.ask("open", "a", "rw")
+    c.ask("map", 0, 1 * MiB)
+    c.ask("store", 0, "11")
+    clone(a, m.path / "b")
+    c.ask("store", 0, "22")
+    c.ask("store", 512 * KiB, "22")
+    check_equal(content(m.path / "b")[0:1] + content(m.path / "b")[512 * KiB:512 * KiB + 1], b"\x11\x01", "the clone")
+    check_equal(content(a)[0:1], b"\x22", "the file")
+
+
+def test_mount_mmap_copies(m):
+    """a store through mmap on the mount copies the block, also where the page was cached before the clone or by a reader"""
+    a = m.file("a", 1 * MiB, fill=1)
+    fd = os.open(a, os.O_RDWR)
+    shared = mmap.mmap(fd, 1 * MiB)
+    shared[0:2] = b"\x05\x05"  # a dirty page
+    reader = os.open(a, os.O_RDONLY)
+    seen = mmap.mmap(reader, 1 * MiB, prot=mmap.PROT_READ)
+    check_equal(seen[4096], 1, "cached by a reader")
+    clone(a, m.path / "b")
+    check_equal(content(m.path / "b")[0:3], b"\x05\x05\x01", "dirty pages come along")
+    check_equal(seen[8192], 1, "cached while shared")
+    shared[0] = 9
+    shared[4096] = 9
+    shared[8192] = 9
+    shared.flush()
+    got = content(m.path / "b")
+    check_equal((got[0], got[4096], got[8192]), (5, 1, 1), "the clone")
+    got = content(a)
+    check_equal((got[0], got[4096], got[8192]), (9, 9, 9), "the file")
+    check_equal((seen[0], seen[8192]), (9, 9), "the reader's mapping")
+    shared.close()
+    seen.close()
+    os.close(fd)
+    os.close(reader)
+    # Cached by a reader while nobody may write; then a writer opens.
+    reader = os.open(m.path / "b", os.O_RDONLY)
+    seen = mmap.mmap(reader, 1 * MiB, prot=mmap.PROT_READ)
+    check_equal(seen[12288], 1, "b")
+    fd = os.open(m.path / "b", os.O_RDWR)
+    shared = mmap.mmap(fd, 1 * MiB)
+    shared[12288] = 7
+    shared.flush()
+    check_equal(content(a)[12288], 1, "the source")
+    check_equal((content(m.path / "b")[12288], seen[12288]), (7, 7), "the clone")
+    shared.close()
+    seen.close()
+    os.close(fd)
+    os.close(reader)
+    fsck_clean(m)
+
+
+def test_pins_and_clones(m):
+    """[R28] clones to and fro wait for pins of either file, deadlock nobody, and a pin's block is nobody else's"""
+    a, b = m.file("a", 1 * MiB, fill=1), m.file("b", 1 * MiB, fill=2)
+    pa, pb = m.client(), m.client()
+    for c, name in ((pa, "a"), (pb, "b")):
+        c.ask("open", name, "rw")
+        c.ask("map", 0, 1 * MiB)
+        c.ask("pin", 0, 8192, 4096)
+    there = Background(lambda: clone(a, b, "--offset", 0, "--length", 65536, "--to", 0))
+    back = Background(lambda: clone(b, a, "--offset", 131072, "--length", 65536, "--to", 131072))
+    back.result(10)  # nothing pinned there
+    m.wait_for_waiter()
+    check(not there.done(), "waits for the pin of the source")
+    check_equal(pb.ask("load", 8192, 1), ["02"], "a fault meanwhile")
+    pa.ask("unpin", 0)
+    time.sleep(0.2)
+    check(not there.done(), "waits for the pin of the destination")
+    check_equal(pb.ask("load", 8192, 1), ["02"], "pinned")
+    pb.ask("unpin", 0)
+    there.result(10)
+    check_equal(pb.ask("load", 8192, 1), ["01"], "after the clone")
+    # A pin of a shared block, for reading too, makes it the file's own.
+    before = blocks(a)[2]
+    pa.ask("pin", 0, 8192, 4096)
+    pb.ask("pin", 0, 8192, 4096, "write")
+    check(blocks(a)[2] != blocks(b)[2], "pinned and shared")
+    check_equal(pa.ask("load", 8192, 1) + pb.ask("load", 8192, 1), ["01", "01"])
+    check(before in (blocks(a)[2], blocks(b)[2]), "one of them keeps the block")
+    pa.ask("unpin", 0)
+    pb.ask("unpin", 0)
+
+
+def test_crosswise_clones(m):
+    """[R28] clones in both directions at once, with writers, end; fsck finds every count right"""
+    a, b = m.file("a", 4 * MiB, fill=1), m.file("b", 4 * MiB, fill=2)
+
+    def work(src, dst, byte):
+        for i in range(12):
+            off = (i * 37 % 60) * 65536
+            clone(src, dst, "--offset", off, "--length", 65536, "--to", off)
+            with open(src, "r+b", buffering=0) as f:
+                f.seek(off)
+                f.write(bytes([byte]) * 5000)
+
+    jobs = [Background(lambda: work(a, b, 3)), Background(lambda: work(b, a, 4))]
+    for job in jobs:
+        job.result(60)
+    fsck_clean(m)
+
+
+def test_copy_does_not_wait_for_pins(m):
+    """copy_file_range copies what is pinned by bytes instead of waiting, in the source and in the destination"""
+    a, b = m.file("a", 1 * MiB, fill=1), m.file("b", 1 * MiB, fill=2)
+    c, d = m.client(), m.client()
+    for client, name in ((c, "a"), (d, "b")):
+        client.ask("open", name, "rw")
+        client.ask("map", 0, 1 * MiB)
+        client.ask("pin", 0, 65536, 4096, "write")
+    start = time.monotonic()
+    src, dst = os.open(a, os.O_RDONLY), os.open(b, os.O_RDWR)
+    done = 0
+    while done < 1 * MiB:
+        done += os.copy_file_range(src, dst, 1 * MiB - done, done, done)
+    check(time.monotonic() - start < 5, "took too long")
+    check_equal(content(b), content(a), "contents")
+    check(blocks(a)[16] != blocks(b)[16], "the pinned block is shared")
+    check_equal(d.ask("load", 65536, 1), ["01"], "the pin's holder sees the copy")
+    os.close(src)
+    os.close(dst)
+
+
+def test_dedupe(m):
+    """pindax clone --dedupe and pindax_dedupe_range share what is equal, and nothing else"""
+    a, b = m.file("a", 1 * MiB, fill=1), m.file("b", 1 * MiB, fill=1)
+    with open(b, "r+b", buffering=0) as f:
+        f.seek(700000)
+        f.write(b"x")
+    c = m.client()
+    check_equal(c.ask("dedupe", "a", 0, "b", 0, 1 * MiB), ["0"], "different")
+    before = free_bytes(m)
+    check_equal(c.ask("dedupe", "a", 0, "b", 0, 512 * KiB), [str(512 * KiB)], "equal")
+    check(free_bytes(m) > before, "space comes back")
+    check_equal(content(b)[700000:700001], b"x")
+    same = m.file("same", 1 * MiB, fill=1)
+    got = json.loads(run(PINDAX, "clone", a, same, "--dedupe", "--json").stdout)
+    check_equal(got["shared_bytes"], 1 * MiB, "whole file")
+    fsck_clean(m)
+
+
+def test_clone_command(m):
+    """pindax clone refuses what cannot be shared with a sentence, and sizes and ranges are right"""
+    a = m.file("a", 100000)
+    clone(a, m.path / "b")
+    check_equal(content(m.path / "b"), content(a), "whole file")
+    os.chmod(a, 0o640)
+    clone(a, m.path / "c", "--offset", 4096, "--to", 8192)
+    check_equal(content(m.path / "c"), bytes(8192) + content(a)[4096:], "a range")
+    check_equal(os.stat(m.path / "c").st_mode & 0o777, 0o640, "mode of a new file")
+    for args, word in (((a, m.path / "d", "--offset", 5), "4096"), ((a, "/dev/shm/x"), "same file system"), ((a, a), "same file"),
+                       ((m.path / "none", m.path / "d"), "No such file"), ((a, m.path), "directory")):
+        failed = run(PINDAX, "clone", *args, ok=(4,))
+        check(word in failed.stderr, f"{args}: {failed.stderr!r}")
+    c = m.client()
+    check_equal(c.refuse("clone", "a", 0, "b", 0, 5000), "EINVAL", "a part of a block inside the destination")
+
+
+def test_block_owners(m):
+    """pindax layout --block names every sharer of a block with its offset, and who maps or pins it"""
+    a = m.file("a", 1 * MiB, fill=1)
+    clone(a, m.path / "b")
+    clone(a, m.path / "c", "--offset", 8192, "--length", 4096, "--to", 0)
+    c = m.client()
+    c.ask("open", "b", "rw")
+    c.ask("map", 0, 1 * MiB)
+    block = blocks(a)[2]
+    got = json.loads(run(PINDAX, "layout", m.path, "--block", block, "--json").stdout)
+    check_equal(sorted((f["path"], f["offset_bytes"]) for f in got["files"]), [("/a", 8192), ("/b", 8192), ("/c", 0)], "owners")
+    check_equal([[x["pid"] for x in f["clients"]] for f in sorted(got["files"], key=lambda f: f["path"])], [[], [c.pid], []], "clients")
+    c.ask("store", 8192, "22")
+    got = json.loads(run(PINDAX, "layout", m.path, "--block", block, "--json").stdout)
+    check_equal(sorted(f["path"] for f in got["files"]), ["/a", "/c"], "owners after a store")
+    check("/a" in run(PINDAX, "layout", m.path, "--block", block).stdout, "text")
+    free = json.loads(run(PINDAX, "layout", m.path, "--block", block + 20000, "--json").stdout)
+    check_equal(free["files"], [], "a free block")
+
+
+def test_kill_daemon_with_shares(m):
+    """kill -9 of the daemon between clones and stores loses neither bytes nor counts"""
+    a = m.file("a", 4 * MiB)
+    want = content(a)
+    clone(a, m.path / "b")
+    with open(a, "r+b", buffering=0) as f:
+        f.write(b"new")
+    m.kill_daemon()
+    m.mount()
+    check(content(m.path / "b") == want, "the clone")
+    check(content(a) == b"new" + want[3:], "the file")
+    os.unlink(a)
+    check(content(m.path / "b") == want, "the clone alone")
+    fsck_clean(m)
+
+
+@options(mount={"size": "1G"})
+def test_clone_is_instant(m):
+    """a clone's time does not grow with its bytes"""
+    a = m.path / "a"
+    fallocate_file(a, 512 * MiB)
+    start = time.monotonic()
+    clone(a, m.path / "b")
+    took = time.monotonic() - start
+    print(f"        clone of 512 MiB: {took * 1000:.1f} ms with the command's start", flush=True)
+    check_equal(len(blocks(m.path / "b")), 512 * MiB // 4096, "blocks")
+
+
+def fallocate_file(path, size):
+    with open(path, "wb") as f:
+        chunk = bytes([7]) * (4 * MiB)
+        for _ in range(size // len(chunk)):
+            f.write(chunk)
+
+
+if __name__ == "__main__":
+    sys.exit(main(globals()))
