@@ -16,6 +16,12 @@
  * Kernel I/O. Memory of a mapping may be handed to system calls that finish before they return (read, write, send). I/O that
  * outlives its call (io_uring, libaio, vmsplice, RDMA registration) needs a pin over the range for as long as it runs.
  *
+ * Signals. Where this process may not have a userfaultfd (vm.unprivileged_userfaultfd, and no -o share_userfaultfd), the library
+ * handles SIGSEGV for its mappings and hands all others to the handler that was there before. Loads and stores keep all promises.
+ * System calls on memory that is not translated at that moment fail with EFAULT: touch it first, or map with
+ * PINDAX_MAP_POPULATE, and pin what must stay. Do not block SIGSEGV; a handler of your own that is installed later must call
+ * pindax_handle_signal() first.
+ *
  * fork. A child has no mappings: its calls fail with -ENOTCONN, and touching a mapping's address is a SIGSEGV.
  */
 #ifndef PINDAX_PINDAX_H
@@ -55,6 +61,12 @@ struct pindax_attach_options {
   void *lease_context;
 };
 #define PINDAX_ATTACH_INDIRECT 1u /* map through the mount even if the pool could be opened */
+/* On a pool in shared memory the daemon can take pages back without this process's help, and the kernel maps them one by one.
+ * With this flag it asks this process instead, as it must on other pools. */
+#define PINDAX_ATTACH_COOPERATIVE 2u
+/* Notice faults by SIGSEGV even if there is a userfaultfd (also: environment PINDAX_FAULTS=signals), and: never by SIGSEGV. */
+#define PINDAX_ATTACH_SIGNALS 4u
+#define PINDAX_ATTACH_NO_SIGNALS 8u
 
 /* A pin, in the caller's memory; valid from a successful pin to its unpin. Do not copy while pinned. */
 struct pindax_pin {
@@ -68,7 +80,8 @@ PINDAX_API int pindax_attach(const char *mountpoint_or_socket, const struct pind
                              struct pindax_client **out);
 /* Unmaps, unpins, closes. No call of this client may be under way. */
 PINDAX_API int pindax_detach(struct pindax_client *);
-/* 1 if mappings are direct, 0 if they go through the mount; `why` (may be NULL) gets a sentence that lives with the client. */
+/* 1 if mappings are direct, 0 if they go through the mount; `why` (may be NULL) gets a sentence that lives with the client: why
+ * not, or why faults come as signals, else "". */
 PINDAX_API int pindax_is_direct(struct pindax_client *, const char **why);
 
 /* A descriptor for the calls below: of the mount if there is one, else of this session; close it with pindax_close.
@@ -82,6 +95,9 @@ PINDAX_API int pindax_close(struct pindax_client *, int fd);
  * with O_SYNC, O_DSYNC or O_APPEND it is an ordinary write. A bad block is a SIGBUS where a mapping is read. Thread-safe. */
 PINDAX_API ssize_t pindax_pread(struct pindax_client *, int fd, void *buffer, size_t length, uint64_t offset);
 PINDAX_API ssize_t pindax_pwrite(struct pindax_client *, int fd, const void *buffer, size_t length, uint64_t offset);
+/* For a program's own SIGSEGV handler (SA_SIGINFO), with that handler's arguments: 1 if the fault was a mapping's and has been
+ * served, so that the handler just returns; 0 if it is none of this library's. */
+PINDAX_API int pindax_handle_signal(int number, void *siginfo, void *context);
 
 #define PINDAX_MAP_POPULATE 1 /* translate what exists now, instead of at the first touch */
 

@@ -234,12 +234,17 @@ Result<std::optional<BlockRun>> AllocatorImpl::take_from(Group& g, const Allocat
 // ---- The way back ---------------------------------------------------------------------------------------------------
 
 void AllocatorImpl::free(Transaction& tx, BlockRun run, bool mapped) {
-  if (!quarantine_all_) return free_now(tx, run, mapped);
+  if (!quarantine_all_) return free_now(tx, run, mapped, false);
   const Status s = quarantine(tx, run, format::QuarantineReason::kFormerClient);
   if (!s.ok()) tx.at_commit([s](Transaction&) { return s; });
 }
 
-void AllocatorImpl::free_now(Transaction& tx, BlockRun run, bool mapped) {
+void AllocatorImpl::free_claimed(Transaction& tx, BlockRun run) {
+  if (quarantine_all_) free(tx, run, true);
+  else free_now(tx, run, true, true);
+}
+
+void AllocatorImpl::free_now(Transaction& tx, BlockRun run, bool mapped, bool claimed) {
   Status s;
   if (!geometry_.is_data(run.start, run.length)) {
     s = Status(Errc::kCorrupt, fmt::format("block {} is to be freed but holds no data: run fsck", run.start.value));
@@ -253,13 +258,13 @@ void AllocatorImpl::free_now(Transaction& tx, BlockRun run, bool mapped) {
     return;
   }
   tx.at_commit([run](Transaction& t) { return media_counts::free_blocks(t, run); });
-  tx.on_commit([this, run, mapped](Lsn lsn) { rest(run, lsn, mapped); });
+  tx.on_commit([this, run, mapped, claimed](Lsn lsn) { rest(run, lsn, mapped, claimed); });
 }
 
-void AllocatorImpl::rest(BlockRun run, Lsn lsn, bool mapped) {
+void AllocatorImpl::rest(BlockRun run, Lsn lsn, bool mapped, bool claimed) {
   PINDAX_STEP("alloc.freed");
   free_blocks_ += static_cast<i64>(run.length);
-  resting_.add({run, lsn, mapped, false}, store_.durable_lsn());
+  resting_.add({run, lsn, mapped, false, claimed}, store_.durable_lsn());
   resting_.advance(store_.durable_lsn());  // it may have grown since
 }
 

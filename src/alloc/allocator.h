@@ -65,6 +65,10 @@ class Allocator {
   virtual bool room_to_grow() const = 0;
   // Back to free space once the record is durable; `mapped`: some client may have translations, so punch first (F5).
   virtual void free(Transaction& tx, BlockRun run, bool mapped) = 0;
+  // As free(mapped), but the caller calls punch_claimed(run) once the transaction is committed: no lock held. True: nobody reaches
+  // the run any more and it is free; false: it is punched later, or went to quarantine.
+  virtual void free_claimed(Transaction& tx, BlockRun run) = 0;
+  virtual bool punch_claimed(BlockRun run) = 0;
   // Freed by name but not reusable; persistent.
   virtual Status quarantine(Transaction& tx, BlockRun run, format::QuarantineReason reason) = 0;
   // The pin or former client is gone: quarantined blocks inside `run` become free (in the transaction).

@@ -38,6 +38,8 @@ class AllocatorImpl final : public Allocator {
   Result<BlockRun> allocate(Transaction& tx, const AllocateRequest& request) override;
   bool room_to_grow() const override { return free_blocks_.load() > reserved_blocks(); }
   void free(Transaction& tx, BlockRun run, bool mapped) override;
+  void free_claimed(Transaction& tx, BlockRun run) override;
+  bool punch_claimed(BlockRun run) override { return resting_.punch_claimed(run); }
   Status quarantine(Transaction& tx, BlockRun run, format::QuarantineReason reason) override;
   Status release_quarantine(Transaction& tx, BlockRun run) override;
   Result<std::vector<QuarantinedRun>> quarantined() override;
@@ -91,8 +93,8 @@ class AllocatorImpl final : public Allocator {
   Result<std::optional<BlockRun>> take(const AllocateRequest& request);
   Result<std::optional<BlockRun>> take_from(Group& g, const AllocateRequest& request, Placement::Effort effort);
   bool hurry(u64 seen);
-  void free_now(Transaction& tx, BlockRun run, bool mapped);
-  void rest(BlockRun run, Lsn lsn, bool mapped);
+  void free_now(Transaction& tx, BlockRun run, bool mapped, bool claimed = false);
+  void rest(BlockRun run, Lsn lsn, bool mapped, bool claimed);
   void give_back(BlockRun run);
 
   // ---- Inode slots (inode_slots.cc) ----

@@ -54,11 +54,45 @@ void Resting::add(const Entry& entry, Lsn durable) {
   }
   MutexLock lock(mutex_);
   if (durable >= entry.lsn) {
-    queue_punch(entry);
+    if (entry.claimed) claimed_.push_back(entry);
+    else queue_punch(entry);
   } else {
     waiting_.push_back(entry);
+    waiting_.back().claimed = false;
     waiting_count_.store(waiting_.size(), std::memory_order_release);
   }
+}
+
+bool Resting::punch_claimed(BlockRun run) {
+  Entry entry;
+  {
+    MutexLock lock(mutex_);
+    const auto it = std::find_if(claimed_.begin(), claimed_.end(), [&](const Entry& e) { return e.run == run; });
+    if (it == claimed_.end()) return false;
+    entry = *it;
+    claimed_.erase(it);
+  }
+  lock_check::assert_none_held();
+  Status s;
+  do s = media_.punch(block_offset(run.start), run.length * kBlockSize);
+  while (s.code() == Errc::kInterrupted);
+  if (s.ok()) {
+    give_back(run);
+    return true;
+  }
+  entry.claimed = false;
+  MutexLock lock(mutex_);
+  fail_later(entry, s);
+  if (!thread_.joinable() && !stop_) thread_ = std::thread([this] { this->run(); });
+  work_.notify_one();
+  return false;
+}
+
+// A page that is pinned or in use is no failure of the media: its blocks rest until it is not.
+void Resting::fail_later(const Entry& entry, const Status& why) {
+  failed_.push_back(entry);
+  retry_at_ = Clock::now() + kRetryPeriod;
+  if (why.code() != Errc::kNotSupported && why.code() != Errc::kBusy) last_failure_ = why.with_context("punching freed blocks");
 }
 
 void Resting::advance(Lsn durable) {
@@ -200,9 +234,7 @@ bool Resting::punch(const Entry& e) {
     MutexLock lock(mutex_);
     Entry rest = e;
     rest.run = {at, e.run.end() - at};
-    failed_.push_back(rest);
-    retry_at_ = Clock::now() + kRetryPeriod;
-    if (s.code() != Errc::kNotSupported) last_failure_ = s.with_context("punching freed blocks");
+    fail_later(rest, s);
     return true;
   }
   return true;

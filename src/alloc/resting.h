@@ -28,6 +28,7 @@ class Resting {
     Lsn lsn;              // of the record that freed it
     bool mapped = false;  // punch first
     bool former = false;  // free already, but a former client may still map it; punch unless it is gone by then
+    bool claimed = false;  // mapped; who frees it punches it himself
   };
   // `release` gets runs that may be reused; no lock of this class is held then.
   Resting(Media& media, const format::Geometry& geometry, std::function<void(BlockRun)> release);
@@ -36,6 +37,9 @@ class Resting {
   void stop() EXCLUDES(mutex_);
 
   void add(const Entry& entry, Lsn durable) EXCLUDES(mutex_);
+  // Punches a claimed run on this thread. False: its record is not durable yet, or the punch failed; then the class's own thread
+  // takes it from here.
+  bool punch_claimed(BlockRun run) EXCLUDES(mutex_);
   // The journal is durable up to `durable`.
   void advance(Lsn durable) EXCLUDES(mutex_);
   void former_clients_gone() EXCLUDES(mutex_);
@@ -58,6 +62,7 @@ class Resting {
 
   void give_back(BlockRun run);
   void queue_punch(const Entry& entry) REQUIRES(mutex_);
+  void fail_later(const Entry& entry, const Status& why) REQUIRES(mutex_);
   void run();
   void punch_batch(std::vector<Entry> batch) EXCLUDES(mutex_);
   // False: stopped.
@@ -77,6 +82,7 @@ class Resting {
   std::deque<Entry> waiting_ GUARDED_BY(mutex_);   // for their record
   std::vector<Entry> to_punch_ GUARDED_BY(mutex_);
   std::vector<Entry> failed_ GUARDED_BY(mutex_);
+  std::vector<Entry> claimed_ GUARDED_BY(mutex_);
   Clock::time_point retry_at_ GUARDED_BY(mutex_);
   Status last_failure_ GUARDED_BY(mutex_);
   u64 steps_ GUARDED_BY(mutex_) = 0;

@@ -4,7 +4,7 @@
 // hook (to wait for another thread, to kill the process, to fail). Points cost one
 // relaxed load when nothing is armed and nothing at all with -Dsteps=false.
 //
-// In daemons the environment arms points: PINDAX_STEPS="name=action[:arg][,…]" with
+// In daemons and in the client library the environment arms points: PINDAX_STEPS="name=action[:arg][,…]" with
 // actions kill (SIGKILL oneself), stop (SIGSTOP oneself), sleep:MS, wait:PATH (until PATH
 // exists; creates PATH.reached on arrival). A name may end in @N: only the Nth arrival acts.
 #pragma once

@@ -10,9 +10,12 @@
 #include <sys/stat.h>
 
 #include <cerrno>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 
+#include "base/steps.h"
 #include "client/client.h"
 #include "client/error.h"
 #include "client/leases.h"
@@ -143,12 +146,25 @@ int sharing_flags(int pool, bool writable) {
   return kSynchronous;
 }
 
+// Chooses how a touch of memory that is not translated is noticed: by userfaultfd, or else by SIGSEGV. False: not at all.
+bool watch_faults(pindax_client& c) {
+  const char* wish = std::getenv("PINDAX_FAULTS");
+  const bool forced = (c.options.flags & PINDAX_ATTACH_SIGNALS) != 0 || (wish != nullptr && std::strcmp(wish, "signals") == 0);
+  const int err = forced ? 0 : c.uffd.open(c.passed_device.get());
+  if (err == 0 && !forced) return true;
+  const std::string why = forced ? "the program asked for signals" : std::string("no userfaultfd: ") + std::strerror(err) + " (mount with -o share_userfaultfd)";
+  if ((c.options.flags & PINDAX_ATTACH_NO_SIGNALS) == 0 && c.signals.start(c) == 0) {
+    c.why_signals = why + ": faults come as SIGSEGV, and system calls on memory that was not touched yet fail with EFAULT";
+    return true;
+  }
+  c.why_indirect = why;
+  return false;
+}
+
 int attach_pool(pindax_client& c, const std::string& pool_path) {
   if ((c.options.flags & PINDAX_ATTACH_INDIRECT) != 0) {
     c.why_indirect = "the program asked for the mount";
-  } else if (const int err = c.uffd.open(c.passed_device.get()); err != 0) {
-    c.why_indirect = std::string("no userfaultfd: ") + std::strerror(err) + " (mount with -o share_userfaultfd)";
-  } else {
+  } else if (watch_faults(c)) {
     open_pool(c, pool_path);
   }
   int descriptors[4];
@@ -157,7 +173,10 @@ int attach_pool(pindax_client& c, const std::string& pool_path) {
   descriptors[count++] = c.slot_memory.get();
   descriptors[count++] = c.doorbell.get();
   if (c.uffd) descriptors[count++] = c.uffd.fd();
-  const proto::AttachPoolBody body{c.pool ? 1u : 0u, c.pool_writable ? 1u : 0u, c.uffd ? 1u : 0u, 0};
+  // A file that is open for reading only cannot be watched (userfaultfd wants VM_MAYWRITE).
+  c.revocable = c.uffd && c.uffd.can_watch_shared() && c.pool_writable && (c.welcome.flags & proto::kWelcomeWatchPool) != 0 &&
+                (c.options.flags & PINDAX_ATTACH_COOPERATIVE) == 0;
+  const proto::AttachPoolBody body{c.pool ? 1u : 0u, c.pool_writable ? 1u : 0u, c.uffd ? 1u : 0u, c.revocable ? 1u : 0u};
   Reply reply;
   if (const int error = c.call(proto::Type::kAttachPool, &body, sizeof(body), reply, {}, descriptors, count); error != 0) return error;
   proto::AttachPoolReply answer{};
@@ -170,7 +189,20 @@ int attach_pool(pindax_client& c, const std::string& pool_path) {
   return 0;
 }
 
+// Builds for tests only.
+void arm_steps() {
+#if defined(PINDAX_STEPS)
+  static const bool once = [] {
+    const std::string wrong = steps::arm_from_environment();
+    if (!wrong.empty()) std::fprintf(stderr, "%s\n", wrong.c_str());
+    return true;
+  }();
+  (void)once;
+#endif
+}
+
 int attach(pindax_client& c, const char* where) {
+  arm_steps();
   c.where = where;
   proto::TokenReply token{};
   if (const int error = find_daemon(c, where, token); error != 0) return error;
@@ -186,7 +218,7 @@ int attach(pindax_client& c, const char* where) {
   const SignalsBlocked blocked;
   c.service = std::thread([&c] { c.run_service(); });
   if (const int error = attach_pool(c, pool_path); error != 0) return error;
-  if (c.direct) c.faults = std::thread([&c] { c.run_faults(); });
+  if (c.direct && c.uffd) c.faults = std::thread([&c] { c.run_faults(); });
   c.leases->start();
   return 0;
 }
@@ -200,6 +232,7 @@ pindax_client::pindax_client() {
 
 pindax_client::~pindax_client() {
   fork_list_remove(*this);
+  if (signals.on()) signals.stop(*this);
   const bool ours = born == fork_generation.load();
   ending.store(true);
   if (socket && ours) ::shutdown(socket.get(), SHUT_RDWR);
@@ -259,7 +292,7 @@ PINDAX_API int pindax_detach(struct pindax_client* c) {
 }
 
 PINDAX_API int pindax_is_direct(struct pindax_client* c, const char** why) {
-  if (why != nullptr) *why = c->direct ? "" : c->why_indirect.c_str();
+  if (why != nullptr) *why = c->direct ? c->why_signals.c_str() : c->why_indirect.c_str();
   return c->direct ? 1 : 0;
 }
 

@@ -27,6 +27,7 @@
 #include "base/unique_fd.h"
 #include "client/file_io.h"
 #include "client/requests.h"
+#include "client/signals.h"
 #include "client/userfaultfd.h"
 #include "proto/messages.h"
 #include "proto/shared.h"
@@ -81,16 +82,19 @@ struct pindax_client {
   pindax::UniqueFd doorbell;
   pindax::UniqueFd stop;  // eventfd: tells the fault thread to end
   pindax::client::Userfaultfd uffd;
+  pindax::client::SignalFaults signals;  // on() without a userfaultfd
   pindax::UniqueFd passed_device;  // /dev/userfaultfd from the daemon
 
   pindax::proto::WelcomeBody welcome{};
   std::string where;       // as given to attach
   std::string mount_path;  // empty without a mount
   bool direct = false;
+  bool revocable = false;  // pool pages are watched, too: the daemon may revoke by itself (client/mapping.h)
   pindax_client* next_in_fork_list = nullptr;  // fork.cc
   bool pool_writable = false;
   int map_flags = 0;  // of mmap: sharing, MAP_SYNC
   std::string why_indirect;
+  std::string why_signals;
   pindax_attach_options options{};
   const pindax::u32 born = pindax::client::fork_generation.load();
   std::atomic<bool> lost{false};    // the daemon is gone
@@ -108,7 +112,7 @@ struct pindax_client {
   std::vector<pindax_mapping*> by_id GUARDED_BY(mappings_mutex);
   // Unmapped, but a pin through it may still have to be ended (R7): objects without memory.
   std::vector<pindax_mapping*> unmapped GUARDED_BY(mappings_mutex);
-  std::atomic<pindax::u64> pieces{0};  // VMAs of the pool mapped just now, all mappings
+  std::atomic<pindax::i64> pieces{0};  // kernel mappings that all mappings consist of, beyond one each
 
   pindax::Mutex address_mutex{pindax::LockRank::kClientQueue};
   std::map<pindax::u64, pindax_mapping*> by_address GUARDED_BY(address_mutex);  // by first address

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/steps.h"
 #include "client/client.h"
 #include "client/mapping.h"
 
@@ -37,6 +38,15 @@ pindax_mapping* pindax_client::mapping_at(u64 address) {
   return address - m->base < m->span ? m : nullptr;
 }
 
+proto::FaultBody pindax::client::fault_at(const pindax_mapping& m, u64 address, bool write) {
+  proto::FaultBody fault{};
+  fault.mapping = m.id;
+  fault.write = write ? 1 : 0;
+  fault.offset = m.file_offset + round_down(address - m.base, kBlockSize);
+  fault.length = std::min(kFaultAroundBytes, m.file_end() - fault.offset);
+  return fault;
+}
+
 void pindax_client::run_faults() {
   ::pthread_setname_np(::pthread_self(), "pindax-faults");
   pollfd fds[2] = {{uffd.fd(), POLLIN, 0}, {stop.get(), POLLIN, 0}};
@@ -50,16 +60,15 @@ void pindax_client::run_faults() {
     while (::read(uffd.fd(), &event, sizeof(event)) == static_cast<ssize_t>(sizeof(event))) {
       if (event.event != UFFD_EVENT_PAGEFAULT) continue;  // REMAP: reading it lets the service thread's mremap return
       const u64 address = event.arg.pagefault.address;
+      const bool write = (event.arg.pagefault.flags & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP)) != 0;
       proto::FaultBody fault{};
-      fault.write = (event.arg.pagefault.flags & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP)) != 0 ? 1 : 0;
       {
         MutexLock lock(address_mutex);
         const pindax_mapping* m = mapping_at(address);
         if (m == nullptr) continue;
-        fault.mapping = m->id;
-        fault.offset = m->file_offset + round_down(address - m->base, kBlockSize);
-        fault.length = std::min(kFaultAroundBytes, m->file_end() - fault.offset);
+        fault = fault_at(*m, address, write);
       }
+      PINDAX_STEP("client.fault");
       if (lost.load() || send(proto::Type::kFault, 0, &fault, sizeof(fault)) != 0) refuse(*this, address);
     }
   }

@@ -8,6 +8,7 @@
 #include <mutex>
 
 #include "client/client.h"
+#include "client/signals.h"
 
 namespace pindax::client {
 
@@ -19,12 +20,19 @@ namespace {
 Mutex list_mutex{LockRank::kDaemon};
 pindax_client* list GUARDED_BY(list_mutex) = nullptr;
 
-void before_fork() NO_THREAD_SAFETY_ANALYSIS { list_mutex.lock(); }
-void in_parent() NO_THREAD_SAFETY_ANALYSIS { list_mutex.unlock(); }
+void before_fork() NO_THREAD_SAFETY_ANALYSIS {
+  list_mutex.lock();
+  signals_before_fork();
+}
+void in_parent() NO_THREAD_SAFETY_ANALYSIS {
+  signals_after_fork(false);
+  list_mutex.unlock();
+}
 void in_child() NO_THREAD_SAFETY_ANALYSIS {
   fork_generation.fetch_add(1);
   for (pindax_client* c = list; c != nullptr; c = c->next_in_fork_list) c->close_descriptors();
   list = nullptr;
+  signals_after_fork(true);
   list_mutex.unlock();
 }
 

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <new>
 
+#include "base/steps.h"
 #include "client/error.h"
 #include "client/mapping.h"
 #include "client/slots.h"
@@ -40,7 +41,7 @@ void remove_memory(pindax_mapping& m) {
     c.by_address.erase(m.base);
   }
   ::munmap(reinterpret_cast<void*>(m.base), m.span);
-  c.pieces.fetch_sub(m.pieces.exchange(0));
+  c.pieces.fetch_sub(static_cast<i64>(m.book.pieces()));
 }
 
 void leave(pindax_mapping& m) {
@@ -51,10 +52,8 @@ void leave(pindax_mapping& m) {
 // unpin() takes the mapping that it pinned through: the object stays until no slot names it.
 void retire(pindax_mapping* m) {
   pindax_client& c = *m->client;
-  m->mapped.reset();
-  m->first.reset();
-  m->huge.reset();
   MutexLock lock(c.mappings_mutex);
+  m->book.release();
   c.unmapped.push_back(m);
   std::erase_if(c.unmapped, [&](pindax_mapping* u) {
     if (c.slot_pool->names(u->id)) return false;
@@ -71,12 +70,15 @@ int map_through_mount(pindax_mapping& m, int fd) {
   return 0;
 }
 
+// One step: a recall that comes meanwhile waits behind it in the FIFO, so it is bounded in time.
+constexpr u64 kPopulateBytes = u64{16} << 20;
+
 // Asks for everything at once; grants come before the reply, which says how far they reach. Holes come by faults.
 void populate(pindax_mapping& m) {
   const u64 size = m.client->gate(m.id).size_bytes.load();
   const u64 end = std::min(m.file_end(), std::max(m.file_offset, round_up(size, kBlockSize)));
   for (u64 at = m.file_offset; at < end;) {
-    const proto::FaultBody fault{m.id, 0, at, end - at};
+    const proto::FaultBody fault{m.id, 0, at, std::min(end - at, kPopulateBytes)};
     Reply reply;
     proto::FaultReply answer{};
     if (m.client->call(proto::Type::kFault, fault, reply) != 0 || reply.length < sizeof(answer)) return;
@@ -84,6 +86,20 @@ void populate(pindax_mapping& m) {
     if (answer.populated_end <= at) return;
     at = answer.populated_end;
   }
+}
+
+// How much of it lies so that 2 MiB pages can be used. Pages that are watched are entered one by one all the same.
+u64 huge_bytes(pindax_mapping& m) {
+  if (!m.direct) return 0;
+  constexpr u64 kPages = kHugePageSize / kBlockSize;
+  u64 bytes = 0;
+  MutexLock lock(m.client->mappings_mutex);
+  for (u64 page = (round_up(m.base, kHugePageSize) - m.base) / kBlockSize; page + kPages <= m.book.pages(); page += kPages) {
+    const Place p = m.book.at(page);
+    if (p.kind() != Place::kBlocks || p.block() % kPages != 0 || !m.book.mapped(page)) continue;
+    if (m.book.first_other(page, page + kPages, p) == page + kPages) bytes += kHugePageSize;
+  }
+  return bytes;
 }
 
 int check_access(int fd, int prot) {
@@ -128,7 +144,9 @@ int map(pindax_client& c, int fd, u64 offset, std::size_t length, int prot, int 
   }
   std::memcpy(&answer, reply.bytes.data(), sizeof(answer));
   m->id = answer.mapping;
+  m->gate = &c.gate(m->id);
   m->inode = answer.inode;
+  PINDAX_STEP("client.map_replied");
   enter(*m);
   if (m->direct && (flags & PINDAX_MAP_POPULATE) != 0) populate(*m);
   *out = m.release();
@@ -173,6 +191,7 @@ PINDAX_API int pindax_unmap(struct pindax_mapping* m) {
   pindax_client& c = *m->client;
   if (c.born != fork_generation.load()) return c.usable();  // the parent's memory, not ours
   remove_memory(*m);
+  PINDAX_STEP("client.unmapped");
   const proto::UnmapBody body{m->id, 0};
   Reply reply;
   const int error = c.call(proto::Type::kUnmap, body, reply);
@@ -191,11 +210,11 @@ PINDAX_API int pindax_mapping_info(struct pindax_mapping* m, struct pindax_mappi
   struct pindax_mapping_info info{};
   info.size = out->size;
   info.direct = m->direct ? 1 : 0;
-  info.extents = static_cast<u32>(m->pieces.load());
+  info.extents = static_cast<u32>(m->book.pieces());
   info.inode = m->inode;
   info.file_offset = m->file_offset;
-  info.mapped_bytes = m->mapped_pages.load() * kBlockSize;
-  info.huge_bytes = m->huge_pages.load() * kBlockSize;
+  info.mapped_bytes = m->book.mapped_pages() * kBlockSize;
+  info.huge_bytes = huge_bytes(*m);
   info.file_size = gate.size_bytes.load();
   info.generation = gate.generation.load();
   if (out->size >= sizeof(info)) info.pmd_mapped_bytes = pmd_mapped_bytes(m->base, m->base + m->span);

@@ -7,8 +7,16 @@
 //   zeros         the same with a write-protected page of zeros (a hole): a store becomes a request
 //   poison        the same with a marker: a touch is a SIGBUS (beyond the end of file)
 //   blocks        the pool's own pages, mapped over the placeholder
-// Grants go to the right, recalls back to placeholder, both on the service thread only, in the FIFO's order (races 2–4 of the
-// measured facts). MAP_FIXED and mremap replace pages atomically, so other threads see one state or the other.
+// Without a userfaultfd (client/signals.h) these are kernel mappings each: no access, anonymous memory to read, a file
+// without a byte, the pool.
+//
+// Grants go to the right, recalls back, both on the service thread only, in the FIFO's order. MAP_FIXED and mremap replace pages
+// atomically, so other threads see one state or the other.
+//
+// Revocable mappings (a pool in shared memory with small pages, and a userfaultfd that can watch it): the pool's pages are
+// watched as well (MISSING, MINOR, WP), and are entered one by one by UFFDIO_CONTINUE for what was granted. A page that lost its
+// entry, by a recall here or by the daemon's punch, is a request again although its kernel mapping stays: so a recall is one
+// MADV_DONTNEED, and the daemon can revoke alone. docs/protocol.md, "Revocation".
 #pragma once
 
 #include <pindax/pindax.h>
@@ -18,10 +26,12 @@
 
 #include "base/types.h"
 #include "client/client.h"
+#include "client/page_book.h"
 
 struct pindax_mapping {
   pindax_client* client = nullptr;
   pindax::u32 id = 0;
+  const pindax::proto::Gate* gate = nullptr;
   bool direct = false;
   bool closing = false;  // guarded by client->mappings_mutex: the service thread leaves it alone
   int prot = 0;
@@ -31,12 +41,7 @@ struct pindax_mapping {
   pindax::u64 base = 0;         // address of file_offset
   pindax::u64 span = 0;         // length rounded up to pages
 
-  // One bit a page, written by the service thread (and at map time): mapped from the pool; first page of a piece; lies
-  // so that a 2 MiB page can map it. Made before the mapping is known to that thread.
-  std::unique_ptr<std::atomic<pindax::u64>[]> mapped, first, huge;
-  std::atomic<pindax::u64> mapped_pages{0}, pieces{0}, huge_pages{0};
-  // Where the last piece ended, in the file and in the pool: what continues it is merged with it by the kernel. Service thread.
-  pindax::u64 run_end = 0, run_pool_end = 0;
+  pindax::client::PageBook book;  // made before the mapping is known to the service thread
 
   // The last range that a write pin's reply called allocated and unshared, under which gate word (P4).
   std::atomic<pindax::u64> writable_word{~pindax::u64{0}};
@@ -44,6 +49,10 @@ struct pindax_mapping {
 
   pindax::u64 address_of(pindax::u64 file_byte) const { return base + (file_byte - file_offset); }
   pindax::u64 file_end() const { return file_offset + span; }
+  // Counts into the client's total, too.
+  void set_places(pindax::u64 from, pindax::u64 to, pindax::client::Place place) {
+    client->pieces.fetch_add(book.set(from, to, place), std::memory_order_relaxed);
+  }
 };
 
 namespace pindax::client {
@@ -52,6 +61,9 @@ namespace pindax::client {
 // `c`: the mapping's client.
 void install_grant(pindax_client& c, pindax_mapping& m, const proto::GrantBody& grant) REQUIRES(c.mappings_mutex);
 void remove_translations(pindax_mapping& m, u64 begin, u64 end);
+
+// The request for a touch of `address`, which lies in the mapping.
+proto::FaultBody fault_at(const pindax_mapping& m, u64 address, bool write);
 
 // Reserves and watches the address range of a direct mapping. 0 or a negative errno.
 int reserve(pindax_mapping& m);

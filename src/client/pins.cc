@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/steps.h"
 #include "client/error.h"
 #include "client/mapping.h"
 #include "client/slots.h"
@@ -33,6 +34,7 @@ struct Ring {
   void operator()() const {
     int old;
     ::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &old);
+    PINDAX_STEP("client.ring");
     client->ring_doorbell();
     ::pthread_setcancelstate(old, nullptr);
   }
@@ -57,6 +59,7 @@ void begin_episode(pindax_client& c, ThreadSlots& t) {
   proto::Slot& slot = c.slot_pool->slot(index);
   const u64 word = c.gate(m.id).word.load(std::memory_order_acquire);
   proto::publish_slot(slot, f, proto::SlotState::kAsked);
+  PINDAX_STEP("client.asked");
   const proto::PinBody body{f.mapping, index, f.kind, try_only ? proto::kPinTry : 0, f.begin, f.end, f.age, f.thread, f.episode};
   Reply reply;
   if (const int error = c.call(proto::Type::kPin, body, reply); error != 0) {
@@ -64,6 +67,7 @@ void begin_episode(pindax_client& c, ThreadSlots& t) {
     c.slot_pool->give(t, index);
     return error;
   }
+  PINDAX_STEP("client.slow_pinned");
   proto::PinReply answer{};
   std::memcpy(&answer, reply.bytes.data(), std::min(reply.length, sizeof(answer)));
   if (answer.writable_end > answer.writable_begin) {
@@ -111,13 +115,13 @@ int pin(pindax_mapping* m, size_t offset, size_t length, unsigned flags, struct 
     word = known_writable(*m, f.begin, f.end);
     fast = fast && word != proto::kNoGateWord;
   }
-  if (!fast || !proto::fast_pin(c.gate(m->id), c.slot_pool->slot(index), f, Ring{&c}, 0, word)) [[unlikely]]
+  if (!fast || !proto::fast_pin(*m->gate, c.slot_pool->slot(index), f, Ring{&c}, 0, word)) [[unlikely]]
     return pin_slow(*m, *t, index, f, try_only, out);
   ++t->pins;
   out->opaque[0] = u64{index} + 1;
   out->opaque[1] = reinterpret_cast<u64>(t);
   out->opaque[2] = reinterpret_cast<u64>(&c);
-  out->generation = c.gate(m->id).generation.load(std::memory_order_relaxed);
+  out->generation = m->gate->generation.load(std::memory_order_relaxed);
   return 0;
 }
 

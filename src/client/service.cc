@@ -7,6 +7,7 @@
 
 #include <cstring>
 
+#include "base/steps.h"
 #include "client/client.h"
 #include "client/leases.h"
 #include "client/mapping.h"
@@ -31,7 +32,9 @@ pindax_mapping* pindax_client::mapping_by_id(u32 id) { return id < by_id.size() 
 void pindax_client::run_service() {
   ::pthread_setname_np(::pthread_self(), "pindax-service");
   alignas(8) static thread_local std::byte packet[proto::kMaxMessageBytes];
-  for (;;) {
+  std::atomic<u64>& processed = reinterpret_cast<proto::SlotHeader*>(slots)->processed;
+  for (u64 packets = 1;; ++packets) {
+    processed.store(packets, std::memory_order_release);
     const long received = proto::receive_packet(socket.get(), packet, sizeof(packet), nullptr);
     if (received <= 0) break;
     const auto length = static_cast<std::size_t>(received);
@@ -50,11 +53,13 @@ void pindax_client::run_service() {
     } else if (header.type == proto::Type::kRecall) {
       proto::RecallBody recall;
       if (!take(packet, length, recall)) continue;
+      PINDAX_STEP("client.recall");
       {
         MutexLock lock(mappings_mutex);
         pindax_mapping* m = mapping_by_id(recall.mapping);
         if (m != nullptr && m->direct && !m->closing) remove_translations(*m, recall.begin, recall.end);
       }
+      PINDAX_STEP("client.recalled");
       const proto::RecallAckBody ack{recall.recall};
       (void)send(proto::Type::kRecallAck, 0, &ack, sizeof(ack));
     } else if (header.type == proto::Type::kPinRecall) {
@@ -66,6 +71,8 @@ void pindax_client::run_service() {
   requests.connection_lost();
   const u64 one = 1;
   (void)!::write(stop.get(), &one, sizeof(one));  // the fault thread answers by itself from now on
+  signals.served_all();
+  if (!uffd) return;
   // Faults that the daemon had been told of happen again, and are answered.
   MutexLock lock(mappings_mutex);
   for (const pindax_mapping* m : by_id)

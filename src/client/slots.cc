@@ -7,17 +7,14 @@
 #include <new>
 
 namespace pindax::client {
+
+constinit thread_local CachedSlots cached_slots;
+
 namespace {
 
 std::atomic<u64> next_serial{1};
 
-// The last pool this thread used; a thread that alternates between clients looks its state up in `all`.
-struct Cached {
-  u64 serial = 0;
-  ThreadSlots* state = nullptr;
-};
-thread_local Cached cached;
-thread_local std::vector<Cached>* all = nullptr;
+thread_local std::vector<CachedSlots>* all = nullptr;
 
 // Pools that live, by serial: an ending thread may know pools that are gone.
 struct Registry {
@@ -35,12 +32,12 @@ struct TableOwner {
     if (all == nullptr) return;
     {
       MutexLock lock(registry().mutex);
-      for (const Cached& known : *all)
+      for (const CachedSlots& known : *all)
         if (auto it = registry().pools.find(known.serial); it != registry().pools.end()) it->second->retire(*known.state);
     }
     delete all;
     all = nullptr;
-    cached = {};
+    cached_slots = {};
   }
 };
 
@@ -70,19 +67,14 @@ SlotPool::~SlotPool() {
   registry().pools.erase(serial_);
 }
 
-ThreadSlots* SlotPool::mine() {
-  if (cached.serial == serial_) [[likely]] return cached.state;
-  return make_mine();
-}
-
 ThreadSlots* SlotPool::make_mine() {
   static thread_local TableOwner owner;
   (void)owner;
-  if (all == nullptr) all = new (std::nothrow) std::vector<Cached>();
+  if (all == nullptr) all = new (std::nothrow) std::vector<CachedSlots>();
   if (all == nullptr) return nullptr;
-  for (const Cached& known : *all) {
+  for (const CachedSlots& known : *all) {
     if (known.serial != serial_) continue;
-    cached = known;
+    cached_slots = known;
     return known.state;
   }
   MutexLock lock(mutex_);
@@ -96,8 +88,8 @@ ThreadSlots* SlotPool::make_mine() {
   }
   if (state == nullptr) state = threads_.emplace_back(std::make_unique<ThreadSlots>()).get();
   state->thread = static_cast<u32>(::gettid());
-  cached = {serial_, state};
-  all->push_back(cached);
+  cached_slots = {serial_, state};
+  all->push_back(cached_slots);
   return state;
 }
 

@@ -29,6 +29,14 @@ struct ThreadSlots {
   bool holds_pins() const { return pins - own_unpins != foreign_unpins.load(std::memory_order_relaxed); }
 };
 
+// The last pool this thread used; a thread that alternates between clients looks its state up elsewhere. The library is loaded
+// for good, and two words fit into what the loader keeps for late libraries: no call to find them.
+struct CachedSlots {
+  u64 serial = 0;
+  ThreadSlots* state = nullptr;
+};
+[[gnu::tls_model("initial-exec")]] extern constinit thread_local CachedSlots cached_slots;
+
 class SlotPool {
  public:
   // `area`: the mapped slot area, its header filled here.
@@ -39,7 +47,10 @@ class SlotPool {
     return *reinterpret_cast<proto::Slot*>(area_ + proto::kSlotOffset + u64{index} * sizeof(proto::Slot));
   }
   // This thread's state; null when memory is short.
-  ThreadSlots* mine();
+  ThreadSlots* mine() {
+    if (cached_slots.serial == serial_) [[likely]] return cached_slots.state;
+    return make_mine();
+  }
   // A free slot for this thread, or kMaxSlots if there is none left.
   u32 take(ThreadSlots& thread) {
     if (thread.free_count != 0) [[likely]] return thread.free[--thread.free_count];

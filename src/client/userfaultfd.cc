@@ -17,10 +17,15 @@ alignas(kBlockSize) constexpr unsigned char kZeros[16 * kBlockSize] = {};
 int Userfaultfd::negotiate(int fd) {
   if (fd < 0) return errno;
   fd_.reset(fd);
-  uffdio_api api{};
-  api.api = UFFD_API;
-  api.features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_EVENT_REMAP | kFeaturePoison;
-  if (::ioctl(fd, UFFDIO_API, &api) == 0) return 0;
+  constexpr u64 kNeeded = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_EVENT_REMAP | kFeaturePoison;
+  constexpr u64 kForShared = UFFD_FEATURE_MISSING_SHMEM | kFeatureMinorShmem | kFeatureWpShmem;
+  for (const u64 more : {kForShared, u64{0}}) {
+    uffdio_api api{};
+    api.api = UFFD_API;
+    api.features = kNeeded | more;
+    shared_ = more != 0;
+    if (::ioctl(fd, UFFDIO_API, &api) == 0) return 0;
+  }
   const int err = errno;
   fd_.reset();
   return err;
@@ -44,6 +49,39 @@ int Userfaultfd::watch(void* address, u64 length) {
   reg.range = {reinterpret_cast<u64>(address), length};
   reg.mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP;
   return ::ioctl(fd_.get(), UFFDIO_REGISTER, &reg) == 0 ? 0 : errno;
+}
+
+int Userfaultfd::watch_shared(u64 address, u64 length) {
+  uffdio_register reg{};
+  reg.range = {address, length};
+  reg.mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR | UFFDIO_REGISTER_MODE_WP;
+  return ::ioctl(fd_.get(), UFFDIO_REGISTER, &reg) == 0 ? 0 : errno;
+}
+
+int Userfaultfd::enter(u64 address, u64 length) {
+  bool filled = false;  // the page at hand
+  u64 piece = length;
+  for (u64 done = 0; done < length;) {
+    uffdio_continue c{};
+    c.range = {address + done, std::min(length - done, piece)};
+    c.mode = UFFDIO_CONTINUE_MODE_DONTWAKE;
+    const int err = ::ioctl(fd_.get(), UFFDIO_CONTINUE, &c) == 0 ? 0 : errno;
+    if (err == 0 || c.mapped > 0 || err == EEXIST) {
+      done += err == 0 ? c.range.len : c.mapped > 0 ? static_cast<u64>(c.mapped) : kBlockSize;
+      filled = false;
+    } else if (err == ENOENT && c.range.len > kBlockSize) {  // neighbours that the kernel did not merge
+      piece = kBlockSize;
+    } else if (err == EFAULT && !filled) {  // a hole of the pool's file
+      uffdio_zeropage zero{};
+      zero.range = {address + done, kBlockSize};
+      zero.mode = UFFDIO_ZEROPAGE_MODE_DONTWAKE;
+      if (::ioctl(fd_.get(), UFFDIO_ZEROPAGE, &zero) != 0 && errno != EEXIST && errno != EAGAIN) return errno;
+      filled = true;
+    } else if (err != EAGAIN) {
+      return err;
+    }
+  }
+  return 0;
 }
 
 // A copy must lie within one mapping of the kernel's (ENOENT), and placeholders that were moved into place are mappings of

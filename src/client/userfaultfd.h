@@ -24,6 +24,8 @@ struct UffdioPoison {
   i64 updated;
 };
 inline constexpr unsigned long kUffdioPoison = _IOWR(UFFDIO, 0x08, UffdioPoison);
+inline constexpr u64 kFeatureMinorShmem = u64{1} << 10;
+inline constexpr u64 kFeatureWpShmem = u64{1} << 12;
 
 // One userfaultfd and what we ask of it. All calls may run on any thread, allocate nothing and return 0 or an errno.
 class Userfaultfd {
@@ -36,6 +38,11 @@ class Userfaultfd {
   explicit operator bool() const { return static_cast<bool>(fd_); }
 
   int watch(void* address, u64 length);  // register MISSING and WP
+  // Whether pages of a file in shared memory can be watched.
+  bool can_watch_shared() const { return shared_; }
+  int watch_shared(u64 address, u64 length);  // of such a file: MISSING, MINOR and WP
+  // Enters pages of a watched file; those that are entered already count as done. A page that the file lacks is made of zeros.
+  int enter(u64 address, u64 length);
   // Read faults see zeros, a later store comes back as a write-protect fault. EEXIST is fine: somebody was faster.
   int fill_zeros(u64 address, u64 length);
   // The same with the bytes at `source`. EFAULT if those cannot be read.
@@ -46,6 +53,7 @@ class Userfaultfd {
  private:
   int negotiate(int fd);
   int fill(u64 address, u64 length, const void* source);  // null: zeros
+  bool shared_ = false;
   UniqueFd fd_;
 };
 

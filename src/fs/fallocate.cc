@@ -163,6 +163,7 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
     lock_ =
         grows(size) ? ByteRange{round_down(std::min(range_.begin, size), kBlockSize), kMaxOffset} : blocks;
     request.lock_range = lock_;
+    request.reports_freed = mode_ == Mode::kPunch;
     if (!only_adds()) {
       // What is beyond the end now shows as such: it becomes a hole.
       request.break_range = {grows(size) ? std::min(blocks.begin, grow_begin(fs_, *inode_, size)) : blocks.begin, blocks.end};

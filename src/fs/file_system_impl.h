@@ -286,6 +286,9 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   Status watch_former_clients();
   Status release_former_quarantine();
   void release(u64 block, u64 length_blocks) override;  // QuarantineOwner
+  bool punch_freed(u64 block, u64 length_blocks) override {
+    return allocator_->punch_claimed(BlockRun{BlockNo(block), length_blocks});
+  }
 
   // ---- Background (background.cc) ----
   enum class Phase { kRunning, kDraining, kStopped };  // draining: unmount; no clean-up is begun any more

@@ -87,11 +87,34 @@ Status RunReleaser::release_owned(const ExtentInfo& e, bool punch) {
     if (held_back) {
       PINDAX_TRY(quarantine(part));
     } else {
-      fs_.allocator().free(tx_, BlockRun{part.block, part.length}, punch);
+      free(part, punch);
     }
     at = stop;
   }
   return {};
+}
+
+// In pieces where the layout room claims some of it.
+void RunReleaser::free(const ExtentInfo& part, bool punch) {
+  const ByteRange whole{byte_of(part.file_block), byte_of(part.file_end())};
+  auto plain = [&](u64 begin, u64 end) {
+    if (begin >= end) return;
+    const ExtentInfo piece = clip_extent(part, first_block(begin), first_block(end));
+    fs_.allocator().free(tx_, BlockRun{piece.block, piece.length}, punch);
+  };
+  u64 at = whole.begin;
+  auto claim = std::upper_bound(grant_.claimed.begin(), grant_.claimed.end(), at,
+                                [](u64 byte, const ByteRange& r) { return byte < r.end; });
+  for (; claim != grant_.claimed.end() && claim->begin < whole.end; ++claim) {
+    const ByteRange r = intersect(*claim, whole);
+    plain(at, r.begin);
+    const ExtentInfo piece = clip_extent(part, first_block(r.begin), first_block(r.end));
+    const BlockRun run{piece.block, piece.length};
+    fs_.allocator().free_claimed(tx_, run);
+    tx_.on_commit([tell = grant_.freed, r, run](Lsn) { tell(r, run.start.value, run.length); });
+    at = r.end;
+  }
+  plain(at, whole.end);
 }
 
 Status RunReleaser::quarantine(const ExtentInfo& part) {

@@ -51,6 +51,7 @@ class RunReleaser {
 
  private:
   Status release_owned(const ExtentInfo& e, bool punch);
+  void free(const ExtentInfo& part, bool punch);
   Status quarantine(const ExtentInfo& part);
 
   FileSystemImpl& fs_;

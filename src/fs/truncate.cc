@@ -153,6 +153,7 @@ class Truncation : public std::enable_shared_from_this<Truncation> {
     request.lock_range = {lock_begin_, kMaxOffset};
     breaks_ = size_ < old || has_blocks_behind(*slot);
     if (breaks_) {
+      request.reports_freed = true;
       request.break_range = {size_ < old ? lock_begin_ : round_up(old, kBlockSize), kMaxOffset};
     } else if (size_ > old) {
       request.break_range = {grow_begin(fs_, *inode_, old), kMaxOffset};

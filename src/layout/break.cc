@@ -209,7 +209,14 @@ void Break::apply() {
   grant.quarantined = [set](ByteRange file_range, u64 block, u64 length_blocks) {
     if (set != nullptr) set->quarantined(file_range, block, length_blocks);
   };
-  const Status status = change(grant);
+  std::vector<FreedRun> freed;
+  {
+    MutexLock lock(inode_->mutex);
+    claim(grant);
+  }
+  if (!grant.claimed.empty())
+    grant.freed = [&freed](ByteRange file_range, u64 block, u64 length_blocks) { freed.push_back({file_range, block, length_blocks}); };
+  Status status = change(grant);
   PINDAX_STEP("break.applied");
   if (status.ok() && set != nullptr) {
     {
@@ -219,7 +226,7 @@ void Break::apply() {
     for (const auto& leftover : leftovers) leftover->start();
     set->activate();
   }
-  finish(status, status.ok());
+  if (!revoke(freed, status.ok())) finish(std::move(status), status.ok());
 }
 
 // B5: count out, unlock, serve the queue in order, tell the caller. The machine is the caller's; it ends here.
@@ -291,7 +298,7 @@ void Break::abandon() {
   {
     MutexLock lock(inode_->mutex);
     if (phase_ == Phase::kDone) return;
-    holds = phase_ == Phase::kRecalling;  // with the lock, but without an owner who would release it
+    holds = phase_ == Phase::kRecalling || phase_ == Phase::kSettling;  // with the lock, but without an owner who would release it
     phase_ = Phase::kDone;
     ++step_;
     if (timer_ != 0) core_.executor.cancel(timer_);
@@ -325,7 +332,8 @@ ChangeRow Break::row() const NO_THREAD_SAFETY_ANALYSIS {
     case Phase::kSleeping: row.phase = sleeps_for_recall_ ? "recalling" : "waiting for pins"; break;
     case Phase::kRecalling: row.phase = "recalling"; break;
     case Phase::kParked: row.phase = "parked"; break;
-    case Phase::kApplying: row.phase = "applying"; break;
+    case Phase::kApplying:
+    case Phase::kSettling: row.phase = "applying"; break;
     case Phase::kDone: row.phase = "done"; break;
   }
   row.scans = scans_;

@@ -18,6 +18,8 @@
 //   |   pending        | acknowledged                                                    |
 //   |      v           v                                 unpin's bell, client gone, acknowledgement,
 //   |     [applying], lock held                               deadline, periodic rescan (U3)
+//   |          |                                                                         |
+//   |     punch what was freed; not all of it: [settling] recall the rest, at most recall_bound
 //   |          v                                                                         |
 //   |     count out with a new generation (G2), unlock, serve the queue (B5)             |
 //   |          v                                                                         |
@@ -51,11 +53,12 @@ namespace pindax {
 
 inline constexpr std::chrono::milliseconds kFillDeadline{5000};  // C5, C6
 inline constexpr u32 kMaxPasses = 64;                            // A4
+inline constexpr u64 kRevokeAtOnceBytes = kHugePageSize;         // of one translation; more is asked for first
 
 class Break final : public Change, public Wakeable, public std::enable_shared_from_this<Break> {
  public:
   enum class Kind { kChange, kFill, kFault };
-  enum class Phase { kQueued, kScanning, kSleeping, kRecalling, kParked, kApplying, kDone };
+  enum class Phase { kQueued, kScanning, kSleeping, kRecalling, kParked, kApplying, kSettling, kDone };
   using Apply = std::function<Status(const ChangeGrant&)>;
   using Done = std::function<void(Status)>;
   using Go = std::function<void(Result<SharedHold>)>;
@@ -81,7 +84,7 @@ class Break final : public Change, public Wakeable, public std::enable_shared_fr
   }
   bool closes(ByteRange range) const { return blocks_pins_in(range); }
   bool applying_in(ByteRange range) const NO_THREAD_SAFETY_ANALYSIS {
-    return phase_ == Phase::kApplying && kind_ == Kind::kChange && range_.overlaps(range);
+    return (phase_ == Phase::kApplying || phase_ == Phase::kSettling) && kind_ == Kind::kChange && range_.overlaps(range);
   }
   u64 ticket() const NO_THREAD_SAFETY_ANALYSIS { return ticket_; }
   WaitGraph::Node node() const { return id_; }
@@ -151,10 +154,25 @@ class Break final : public Change, public Wakeable, public std::enable_shared_fr
   std::vector<BusyPin> scan();
   void stop_waiting();
 
+  // break_revoke.cc
+  struct Claim {
+    std::shared_ptr<Mapping> mapping;
+    ByteRange range;
+  };
+  struct FreedRun {
+    ByteRange range;  // of the file
+    u64 block = 0, length_blocks = 0;
+  };
+  bool may_revoke() const;
+  bool revokes_at_once(Mapping& m, ByteRange r) const;  // mutex held
+  void claim(ChangeGrant& grant);                       // mutex held
+  bool revoke(const std::vector<FreedRun>& freed, bool applied);
+
   // break_recall.cc
   void recall();
   void recall_answered();
   void retake_lock();
+  void settled();
   void bound_passed();
   void force_or_refuse();
   void keep_waiting_for_recall();
@@ -210,6 +228,8 @@ class Break final : public Change, public Wakeable, public std::enable_shared_fr
   std::map<std::shared_ptr<ClientState>, Clock::time_point> evicted_;
   std::vector<BusyPin> exempt_;                // pinned, to be quarantined
   std::vector<HeldBack::Spec> forced_;         // not acknowledged in time (F4)
+  std::vector<Claim> claims_;                  // translations that a punch is to end
+  bool overdue_ = false;                       // answers took longer than the bound: revoke what can be revoked
   std::vector<std::shared_ptr<ClientState>> waits_on_;  // registered with these
 };
 

@@ -67,12 +67,13 @@ bool Break::anything_pending() const NO_THREAD_SAFETY_ANALYSIS {
   if (kind_ == Kind::kFault && !write_) return false;
   const bool holes_only = kind_ == Kind::kFault && !request_.moves_blocks;
   bool pending = false;
-  inode_->mappings.each_overlapping(range_, [&](const Mapping& m) {
+  inode_->mappings.each_overlapping(range_, [&](Mapping& m) {
     if (holes_only && &m == faulter_.get()) return;
     for (const Mapping::PendingRecall& p : m.pending) {
       const ByteRange r = intersect(p.range, range_);
       if (r.empty() || exempt(m, r) || (holes_only && !p.holes)) continue;
       if (zeros_only() && Clock::now() >= p.deadline) continue;
+      if (overdue_ && !p.holes && may_revoke() && m.revocable(r)) continue;
       pending = true;
     }
   });
@@ -103,6 +104,11 @@ void Break::recall() {
       wanted.assign(intersect(range_, m.range), true);
       for (const BusyPin& b : exempt_)
         if (b.mapping.get() == &m) wanted.erase(block_aligned(b.range));
+      // Blocks that a punch takes away after the change need no message.
+      m.granted.each(range_, [&](ByteRange r, const Mapping::Granted& g) {
+        if (!g.hole && revokes_at_once(m, r)) wanted.erase(r);
+        return true;
+      });
       std::vector<ByteRange> pieces;
       wanted.each(range_, [&](ByteRange r, bool) { pieces.push_back(r); return true; });
       const auto what = holes_only            ? Mapping::RecallWhat::kHoles
@@ -130,6 +136,10 @@ void Break::recheck_locked() NO_THREAD_SAFETY_ANALYSIS {
     phase_ = Phase::kScanning;
     ++step_;
     post(&Break::recall_answered);
+  } else if (phase_ == Phase::kSettling && !anything_pending()) {
+    phase_ = Phase::kApplying;
+    ++step_;
+    post(&Break::settled);
   } else if (phase_ == Phase::kSleeping && sleeps_for_recall_ && !anything_pending()) {
     woken_ = true;
     phase_ = Phase::kQueued;
@@ -143,6 +153,9 @@ void Break::retake_lock() {
   PINDAX_STEP("break.retake");
   request_lock();
 }
+
+// The change is done, whoever answered.
+void Break::settled() { finish(Status(), true); }
 
 void Break::recall_answered() {
   PINDAX_STEP("break.answered");
@@ -160,6 +173,13 @@ void Break::bound_passed() {
   }
   if (v == Verdict::kQuarantine) return apply();
   if (v == Verdict::kRefuse) return finish(Status(Errc::kTextBusy), false);
+  bool revocable = false;
+  {
+    MutexLock lock(inode_->mutex);
+    overdue_ = true;
+    revocable = may_revoke() && !anything_pending();
+  }
+  if (revocable) return apply();
   const bool in_time = recall_deadline_ && Clock::now() < *recall_deadline_;
   if (in_time && !expired()) return keep_waiting_for_recall();
   if (evict_silent_clients()) {
@@ -197,6 +217,7 @@ std::vector<HeldBack::Spec> Break::unacknowledged() const NO_THREAD_SAFETY_ANALY
   inode_->mappings.each_overlapping(range_, [&](Mapping& m) {
     for (const Mapping::PendingRecall& p : m.pending) {
       const ByteRange r = intersect(p.range, range_);
+      if (may_revoke() && !p.holes && m.revocable(r)) continue;  // punched before reuse, and out of reach from then on
       if (!r.empty() && !exempt(m, r)) specs.push_back({m.shared_from_this(), r, std::nullopt, 0});
     }
   });

@@ -78,8 +78,12 @@ void Break::timer_fired(u64 step) {
     if (at == Phase::kRecalling || at == Phase::kParked) {
       phase_ = Phase::kScanning;
       ++step_;
+    } else if (at == Phase::kSettling) {
+      phase_ = Phase::kApplying;
+      ++step_;
     }
   }
+  if (at == Phase::kSettling) return settled();
   if (at == Phase::kRecalling) return bound_passed();
   if (at == Phase::kParked) return outstay();
   if (at != Phase::kSleeping) return;
@@ -118,7 +122,7 @@ void Break::interrupt() {
   bool claimed = false, queued = false;
   {
     MutexLock lock(inode_->mutex);
-    if (phase_ == Phase::kDone || phase_ == Phase::kApplying) return;
+    if (phase_ == Phase::kDone || phase_ == Phase::kApplying || phase_ == Phase::kSettling) return;
     interrupted_ = true;
     queued = phase_ == Phase::kQueued;
     claimed = phase_ == Phase::kSleeping || phase_ == Phase::kRecalling || phase_ == Phase::kParked;

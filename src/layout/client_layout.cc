@@ -113,7 +113,8 @@ void LayoutImpl::grant(Mapping& mapping, const SharedHold& hold, const std::vect
       if (!hole) inode.ever_mapped.store(true);
       mapping.granted.assign(r, {piece.writable, hole});
     }
-    mapping.client->port->send_grant(mapping.id, piece, generation);
+    const u64 number = mapping.client->port->send_grant(mapping.id, piece, generation);
+    if (piece.kind == GrantPiece::Kind::kBlocks && !r.empty()) mapping.granted_as(number, r);
   }
 }
 

@@ -42,8 +42,13 @@ class ClientPort {
   virtual proto::Gate* gate(u32 mapping) = 0;
   virtual proto::SlotHeader* slot_header() = 0;
   virtual proto::Slot* slots() = 0;
-  // Into the client's FIFO (F1), in order of the calls.
-  virtual void send_grant(u32 mapping, const GrantPiece& piece, u64 generation) = 0;
+  // True: what it maps of the pool is watched, so that a page which lost its entry, by a punch of the block or by the client,
+  // comes back as a request before anything can be reached through it ("Revocation" in docs/protocol.md).
+  virtual bool revocable() const { return false; }
+  // Packets of the FIFO that the client has carried out, by its own word.
+  virtual u64 processed() { return 0; }
+  // Into the client's FIFO (F1), in order of the calls. Returns the packet's number there.
+  virtual u64 send_grant(u32 mapping, const GrantPiece& piece, u64 generation) = 0;
   virtual void send_recall(u64 recall, u32 mapping, ByteRange range, bool downgrade) = 0;
   // A lease is in the way: its holder is asked to end it within `deadline`. `slot` kMaxSlots: the pin that pin() called `pin`.
   virtual void send_pin_recall(u32 slot, u64 pin, std::chrono::milliseconds deadline) = 0;
@@ -125,6 +130,7 @@ struct LayoutTotals {
   u64 evictions_refused = 0;  // the same, where the daemon or the caller may not
   u64 faults = 0;
   u64 pins = 0;  // published, by the word of the clients
+  u64 revoked = 0;  // translations that a punch ended, without a message
 };
 struct MappingRow {
   InodeNo ino;

@@ -103,7 +103,7 @@ class Core : public std::enable_shared_from_this<Core> {
   std::atomic<u64> last_id{0};      // of recalls, pins and changes
 
   struct Counts {  // LayoutTotals
-    std::atomic<u64> breaks{0}, waited{0}, retries{0}, scans{0}, recalls{0};
+    std::atomic<u64> breaks{0}, waited{0}, retries{0}, scans{0}, recalls{0}, revoked{0};
     std::atomic<u64> lease_recalls{0}, evictions{0}, evictions_refused{0}, faults{0};
     std::atomic<u64> pins_of_the_gone{0};  // and of clients without slots
   };

@@ -11,6 +11,7 @@
 #include <boost/intrusive/set.hpp>
 
 #include <algorithm>
+#include <deque>
 #include <list>
 #include <memory>
 #include <vector>
@@ -74,6 +75,12 @@ class Mapping : public std::enable_shared_from_this<Mapping>, public boost::intr
     Clock::time_point sent{};
   };
   std::vector<PendingRecall> pending;
+  // Of a revocable client: grants that it may not have carried out yet, in the FIFO's order.
+  struct InFlight {
+    u64 number = 0;
+    ByteRange range;
+  };
+  std::deque<InFlight> in_flight;
   std::map<u64, MessagePin> message_pins;
   bool removed = false;
 
@@ -84,6 +91,12 @@ class Mapping : public std::enable_shared_from_this<Mapping>, public boost::intr
   // `downgrade`: only what may be stored to is recalled, and stays granted for reading.
   enum class RecallWhat { kAll, kHoles, kWritable };
   bool send_recall(const std::vector<ByteRange>& pieces, RecallWhat what);
+  // Blocks of the range went into the FIFO as packet `number`.
+  void granted_as(u64 number, ByteRange r);
+  // What was granted of the range is in place or gone, so that a punch takes it away and nothing brings it back.
+  bool revocable(ByteRange r);
+  // The range was punched: granted blocks there, and recalls of blocks, are over without the client.
+  void revoked(ByteRange r);
   // All translations are gone without acknowledgements: unmapped, or the memory itself is gone.
   void forget_translations();
 };

@@ -87,6 +87,8 @@ struct ChangeRequest {
   // With recall_only: blocks of break_range may be replaced by copies (copy-on-write). Pins do not matter, since no shared block
   // is pinned (P4); but a stale translation shows another file's block, so every recall must be acknowledged (F4).
   bool moves_blocks = false;
+  // apply() heeds ChangeGrant::claimed: translations of what it frees may then be revoked by punching ("Revocation").
+  bool reports_freed = false;
 };
 
 // How apply() must treat the blocks that it takes out of the file.
@@ -97,13 +99,22 @@ struct ChangeGrant {
   // apply() calls this for every run that it put into quarantine for such a range; the room calls
   // QuarantineOwner::release when the last pin or translation that held it back is gone.
   std::function<void(ByteRange file_range, u64 block, u64 length_blocks)> quarantined;
+  // File ranges, ascending and apart, that clients still translate, to be revoked by punching. Every run that apply() frees
+  // there, wholly inside one of them and nobody's any more (not a share given up), is freed as claimed and reported through
+  // `freed` at commit: the room then calls QuarantineOwner::punch_freed. What is not reported is recalled after the change.
+  std::vector<ByteRange> claimed;
+  std::function<void(ByteRange file_range, u64 block, u64 length_blocks)> freed;
 };
 
-// Implemented by the fs room: gives blocks back that apply() had to quarantine. Called on the executor.
+// Implemented by the fs room.
 class QuarantineOwner {
  public:
   virtual ~QuarantineOwner() = default;
+  // Gives blocks back that apply() had to quarantine. Called on the executor.
   virtual void release(u64 block, u64 length_blocks) = 0;
+  // A run that apply() reported as freed: out of the pool now, and then free. False: that happens later, before it is reused.
+  // No lock held.
+  virtual bool punch_freed(u64 block, u64 length_blocks) = 0;
 };
 
 // A break under way. Reference counted; dropping it does not end the break.

@@ -171,6 +171,7 @@ LayoutTotals LayoutImpl::totals() const {
   t.retries = c.retries.load();
   t.scans = c.scans.load();
   t.recalls = c.recalls.load();
+  t.revoked = c.revoked.load();
   t.lease_recalls = c.lease_recalls.load();
   t.evictions = c.evictions.load();
   t.evictions_refused = c.evictions_refused.load();

@@ -221,6 +221,12 @@ Status PoolMediaImpl::punch(PoolOffset at, u64 length) {
     if (errno == EINTR) return Status(Errc::kInterrupted, "the kernel still uses pages of the pool");
     return Status(Errc::kIo, fmt::format("{}: cannot punch: {}", path(), std::strerror(errno)));
   }
+  // Part of a large page that somebody pinned is only zeroed: it shows as data, and late DMA would land in it. A reserved page
+  // that nobody has stored into shows as a hole. (Looked at range by range: the file's block count changes under others' hands.)
+  if (identity_.kind == PoolKind::kRamFile) {
+    const off_t data = ::lseek(fd_.get(), offset, SEEK_DATA);
+    if (data >= 0 && data < offset + bytes) return Status(Errc::kBusy, "a page of the pool is pinned or still in use");
+  }
   if (identity_.sparse) return {};
   if (::fallocate(fd_.get(), FALLOC_FL_KEEP_SIZE, offset, bytes) == 0) return {};
   if (errno == EINTR) return Status(Errc::kInterrupted, "the kernel still uses pages of the pool");

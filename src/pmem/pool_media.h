@@ -33,6 +33,8 @@ class PoolMedia : public Media {
   virtual const std::string& path() const = 0;
   virtual int fd() const = 0;  // owned by the media
   virtual const struct stat& identity() const = 0;  // device, inode, mode at open
+  // Of a kRamFile: its file system gives out 2 MiB pages (tmpfs with huge=always or within_size).
+  virtual bool huge_pages() const = 0;
   // Each AG is mapped by itself, on first use: tell the size once the superblock is known, before other threads use the
   // pool. Until then only the first 4 MiB can be used. Views of that time stay valid.
   virtual void set_segment_size(u64 bytes) = 0;

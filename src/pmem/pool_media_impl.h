@@ -26,6 +26,7 @@ class PoolMediaImpl final : public PoolMedia {
     u64 size = 0;  // bytes
     bool read_only = false;
     bool sparse = false;
+    bool huge_pages = false;  // tmpfs that gives out 2 MiB pages
   };
   PoolMediaImpl(UniqueFd fd, Identity identity) : fd_(std::move(fd)), identity_(std::move(identity)) {}
   ~PoolMediaImpl() override;
@@ -51,6 +52,7 @@ class PoolMediaImpl final : public PoolMedia {
   const std::string& path() const override { return identity_.path; }
   int fd() const override { return fd_.get(); }
   const struct stat& identity() const override { return identity_.stat; }
+  bool huge_pages() const override { return identity_.huge_pages; }
   void set_segment_size(u64 bytes) override;
   Result<bool> witness_held(u32 index) const override;
   Result<std::vector<u32>> witnesses_held() const override;

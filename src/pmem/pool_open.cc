@@ -11,6 +11,8 @@
 #include <climits>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <sstream>
 
 #include "fmt/format.h"
 
@@ -51,6 +53,22 @@ bool maps_synchronously(int fd, bool read_only) {
   return true;
 }
 
+// tmpfs with 2 MiB pages, for all or for those who ask, by its mount's options or the system-wide switch.
+bool has_huge_pages(const struct stat& st) {
+  std::ifstream force("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
+  std::string line;
+  if (std::getline(force, line) && line.find("[force]") != std::string::npos) return true;
+  const std::string device = fmt::format("{}:{}", major(st.st_dev), minor(st.st_dev));
+  std::ifstream mounts("/proc/self/mountinfo");
+  while (std::getline(mounts, line)) {
+    std::istringstream words(line);
+    std::string id, parent, dev;
+    words >> id >> parent >> dev;
+    if (dev == device) return line.find("huge=") != std::string::npos && line.find("huge=never") == std::string::npos;
+  }
+  return false;
+}
+
 // Fills in what lies behind the descriptor.
 Status identify(int fd, PoolMediaImpl::Identity& id) {
   if (::fstat(fd, &id.stat) != 0) return host_error(id.path, "cannot look at it");
@@ -77,7 +95,7 @@ Status identify(int fd, PoolMediaImpl::Identity& id) {
   id.size = round_down(static_cast<u64>(id.stat.st_size), kBlockSize);
   id.sparse = static_cast<u64>(id.stat.st_blocks) * 512 < id.size;
   if (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC)
-    id.kind = PoolKind::kRamFile;
+    id.kind = PoolKind::kRamFile, id.huge_pages = has_huge_pages(id.stat);
   else if (id.size != 0 && maps_synchronously(fd, id.read_only))
     id.kind = PoolKind::kFsdaxFile;
   else

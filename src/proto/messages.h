@@ -79,12 +79,13 @@ struct WelcomeBody {
   u32 reserved;
 };
 inline constexpr u32 kWelcomeShareUserfaultfd = 1;  // the reply's control data also holds /dev/userfaultfd
+inline constexpr u32 kWelcomeWatchPool = 2;         // a pool in shared memory with small pages: its pages can be watched
 
 struct AttachPoolBody {
   u32 has_pool;  // 1: the first descriptor is the pool, opened by the client itself
   u32 pool_writable;
   u32 has_userfaultfd;
-  u32 reserved;
+  u32 revocable;  // 1: whatever it maps of the pool is watched by the userfaultfd: MISSING, MINOR and WP
 };
 struct AttachPoolReply {
   u32 direct;    // 1: mappings are direct; 0: served through the mount, the reason follows as text

@@ -67,7 +67,10 @@ struct SlotHeader {
   std::atomic<u32> magic;
   std::atomic<u32> version;
   std::atomic<u32> high_water;  // slots [0, high_water) may be in use; grows only. Untrusted: clamped by the daemon
-  u32 reserved[13];
+  u32 reserved0;
+  // Packets of the daemon's FIFO that were carried out, the welcome included: a grant among them is in place, or gone again.
+  std::atomic<u64> processed;
+  u32 reserved[10];
 };
 static_assert(sizeof(SlotHeader) == 64);
 

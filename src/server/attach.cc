@@ -43,6 +43,7 @@ Status Session::handle_hello(Packet& p) {
     welcome.pool_device = context_.pool_identity.device;
     welcome.pool_inode = context_.pool_identity.inode;
     pool_path = pool->path();
+    if (pool->kind() == PoolKind::kRamFile && !pool->huge_pages()) welcome.flags |= proto::kWelcomeWatchPool;
   }
   welcome.pool_path_bytes = static_cast<u32>(pool_path.size());
   welcome.mount_path_bytes = static_cast<u32>(context_.options.mount_point.size());
@@ -88,7 +89,8 @@ Status Session::handle_attach_pool(Packet& p) {
   proto::AttachPoolBody attach;
   PINDAX_TRY(take_body(p, attach));
   if (control_only_) return Status(Errc::kProtocol, "a tool without shared memory attaches nothing");
-  if (attach.has_pool > 1 || attach.pool_writable > 1 || attach.has_userfaultfd > 1 || attach.reserved != 0)
+  if (attach.has_pool > 1 || attach.pool_writable > 1 || attach.has_userfaultfd > 1 || attach.revocable > 1 ||
+      (attach.revocable == 1 && (attach.has_userfaultfd == 0 || attach.pool_writable == 0)))
     return Status(Errc::kProtocol, "nonsense in the attach message");
   if (p.descriptors.size() != 2u + attach.has_pool + attach.has_userfaultfd)
     return Status(Errc::kProtocol, "the attach message brings the wrong number of descriptors");
@@ -117,6 +119,8 @@ Status Session::handle_attach_pool(Packet& p) {
     PINDAX_ASSIGN(reason, accept_pool(p.descriptors[0], attach.pool_writable == 1));
   }
   direct_.store(reason.empty());
+  const PoolMedia* pool = context_.options.pool;
+  revocable_.store(reason.empty() && attach.revocable == 1 && pool->kind() == PoolKind::kRamFile);
   doorbell_ = std::move(doorbell);
   in_layout_ = true;
   phase_ = Phase::kAttached;

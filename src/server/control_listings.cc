@@ -445,6 +445,7 @@ Result<Json> show_info(const Request& r) {
   row["pins_made"] = totals.pins;
   row["stuck_pins"] = r.context.stuck_pins.load();
   row["stuck_pins_ever"] = r.context.stuck_pins_ever.load();
+  row["revoked"] = totals.revoked;
   if (r.context.options.pool != nullptr) row["pool_kind"] = pool_kind_name(r.context.options.pool->kind());
   return row;
 }

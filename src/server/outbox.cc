@@ -40,13 +40,14 @@ Outbox::Sent Outbox::transmit(std::span<const struct iovec> parts, const std::ve
   }
 }
 
-void Outbox::send(std::span<const struct iovec> parts, std::vector<UniqueFd> descriptors) {
+u64 Outbox::send(std::span<const struct iovec> parts, std::vector<UniqueFd> descriptors) {
   MutexLock lock(mutex_);
-  if (closed_) return;
+  const u64 number = ++packets_;
+  if (closed_) return number;
   if (queue_.empty()) {
     const Sent sent = transmit(parts, descriptors);
-    if (sent == Sent::kYes) return;
-    if (sent == Sent::kBroken) return give_up();
+    if (sent == Sent::kBroken) give_up();
+    if (sent != Sent::kFull) return number;
   }
   Packet packet;
   std::size_t bytes = 0;
@@ -60,8 +61,9 @@ void Outbox::send(std::span<const struct iovec> parts, std::vector<UniqueFd> des
   packet.descriptors = std::move(descriptors);
   queued_bytes_ += bytes;
   queue_.push_back(std::move(packet));
-  if (queued_bytes_ > kMaxQueuedBytes || queue_.size() > kMaxQueuedPackets) return give_up();
-  watch_for_room(true);
+  if (queued_bytes_ > kMaxQueuedBytes || queue_.size() > kMaxQueuedPackets) give_up();
+  else watch_for_room(true);
+  return number;
 }
 
 void Outbox::flush() {

@@ -31,8 +31,8 @@ class Outbox {
   // `epoll_data`; this class changes the events of that entry.
   Outbox(int socket, int epoll_fd, u64 epoll_data) : socket_(socket), epoll_fd_(epoll_fd), epoll_data_(epoll_data) {}
 
-  // One packet, gathered from the parts. The descriptors travel with it.
-  void send(std::span<const struct iovec> parts, std::vector<UniqueFd> descriptors = {}) EXCLUDES(mutex_);
+  // One packet, gathered from the parts. The descriptors travel with it. Returns its number in the FIFO, from 1.
+  u64 send(std::span<const struct iovec> parts, std::vector<UniqueFd> descriptors = {}) EXCLUDES(mutex_);
   // The socket can take more.
   void flush() EXCLUDES(mutex_);
   // Nothing is sent from here on.
@@ -55,6 +55,7 @@ class Outbox {
   const u64 epoll_data_;
   std::deque<Packet> queue_ GUARDED_BY(mutex_);
   std::size_t queued_bytes_ GUARDED_BY(mutex_) = 0;
+  u64 packets_ GUARDED_BY(mutex_) = 0;
   bool watching_ GUARDED_BY(mutex_) = false;
   bool closed_ GUARDED_BY(mutex_) = false;
 };

@@ -144,10 +144,10 @@ Status Session::receive() {
   return {};
 }
 
-void Session::send(proto::Type type, u64 request, std::span<const std::byte> body) {
+u64 Session::send(proto::Type type, u64 request, std::span<const std::byte> body) {
   proto::Header header{.type = type, .size = static_cast<u32>(sizeof(proto::Header) + body.size()), .request = request};
   const struct iovec parts[] = {{&header, sizeof(header)}, {const_cast<std::byte*>(body.data()), body.size()}};
-  outbox_.send(parts);
+  return outbox_.send(parts);
 }
 
 void Session::reply(u64 request, const Status& status, std::span<const std::byte> body, std::span<const std::byte> tail,
@@ -182,7 +182,7 @@ proto::Slot* Session::slots() {
   return slots_ ? reinterpret_cast<proto::Slot*>(slots_.data() + proto::kSlotOffset) : nullptr;
 }
 
-void Session::send_grant(u32 mapping, const GrantPiece& piece, u64 generation) {
+u64 Session::send_grant(u32 mapping, const GrantPiece& piece, u64 generation) {
   proto::GrantBody body{};
   body.mapping = mapping;
   switch (piece.kind) {
@@ -197,7 +197,12 @@ void Session::send_grant(u32 mapping, const GrantPiece& piece, u64 generation) {
   body.writable = piece.writable ? 1 : 0;
   body.error = static_cast<u32>(piece.error);
   body.generation = generation;
-  send(proto::Type::kGrant, 0, std::as_bytes(std::span(&body, 1)));
+  return send(proto::Type::kGrant, 0, std::as_bytes(std::span(&body, 1)));
+}
+
+u64 Session::processed() {
+  const proto::SlotHeader* header = slot_header();
+  return header != nullptr ? header->processed.load(std::memory_order_acquire) : 0;
 }
 
 void Session::send_recall(u64 recall, u32 mapping, ByteRange range, bool downgrade) {

@@ -85,7 +85,9 @@ class Session final : public ClientPort, public std::enable_shared_from_this<Ses
   proto::Gate* gate(u32 mapping) override;
   proto::SlotHeader* slot_header() override;
   proto::Slot* slots() override;
-  void send_grant(u32 mapping, const GrantPiece& piece, u64 generation) override;
+  u64 send_grant(u32 mapping, const GrantPiece& piece, u64 generation) override;
+  bool revocable() const override { return revocable_.load(std::memory_order_acquire); }
+  u64 processed() override;
   void send_recall(u64 recall, u32 mapping, ByteRange range, bool downgrade) override;
   void send_pin_recall(u32 slot, u64 pin, std::chrono::milliseconds deadline) override;
   Status evict(const std::string& why, std::optional<u32> as) override;
@@ -141,7 +143,7 @@ class Session final : public ClientPort, public std::enable_shared_from_this<Ses
                   std::vector<UniqueFd> descriptors = {}) {
     reply(request, Status(), std::as_bytes(std::span(&body, 1)), tail, std::move(descriptors));
   }
-  void send(proto::Type type, u64 request, std::span<const std::byte> body);
+  u64 send(proto::Type type, u64 request, std::span<const std::byte> body);
 
   // attach.cc
   Status handle_hello(Packet& p);
@@ -225,6 +227,7 @@ class Session final : public ClientPort, public std::enable_shared_from_this<Ses
   bool buried_ = false;
   std::atomic<i64> witness_{-1};
   std::atomic<bool> direct_{false};
+  std::atomic<bool> revocable_{false};
   std::atomic<bool> attached_{false};
   std::atomic<bool> process_ended_{false};
   std::atomic<bool> gone_{false};

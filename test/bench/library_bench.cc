@@ -37,6 +37,82 @@ void pins(pindax_mapping* m, std::size_t length, const char* title) {
                    }}}, 200'000);
 }
 
+double ns_of(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - start).count();
+}
+
+void punch(int fd, off_t offset) {
+  if (::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, 4096) != 0) std::perror("punch"), std::exit(4);
+}
+
+// One page that `count` clients have translated is punched: without their help, and by asking each. The clients live in this
+// process, each with a session, threads and a userfaultfd of its own.
+void breaks(const char* mount, const char* name, int idle, unsigned count) {
+  constexpr unsigned kRounds = 40;
+  std::vector<double> empty, took[2];
+  for (const unsigned how : {0u, 1u}) {
+    std::vector<pindax_client*> clients(count);
+    std::vector<pindax_mapping*> mappings(count);
+    std::vector<int> files(count);
+    pindax_attach_options options{};
+    options.size = sizeof(options);
+    options.flags = how == 0 ? 0 : PINDAX_ATTACH_COOPERATIVE;
+    for (unsigned i = 0; i < count; ++i) {
+      if (pindax_attach(mount, &options, &clients[i]) != 0) die("attach");
+      files[i] = pindax_open(clients[i], name, O_RDWR, 0);
+      mappings[i] = map(clients[i], files[i], std::size_t{1} << 20, 0);
+    }
+    for (unsigned round = 0; round < kRounds; ++round) {
+      for (unsigned i = 0; i < count; ++i) {
+        auto* page = static_cast<volatile char*>(pindax_mapping_address(mappings[i])) + 8192;
+        if (i == 0) *page = 'x';
+        else (void)*page;
+      }
+      empty.push_back(ns_of([&] { punch(idle, 4096); }));
+      took[how].push_back(ns_of([&] { punch(files[0], 8192); }));
+    }
+    for (pindax_client* c : clients) pindax_detach(c);
+    for (const int fd : files) ::close(fd);
+  }
+  using pindax::bench::median;
+  std::printf("break of a page, %2u clients   empty punch %.1f us  revoked %.1f us (+%.1f)  recalled %.1f us (+%.1f)\n", count,
+              median(empty) / 1e3, median(took[0]) / 1e3, (median(took[0]) - median(empty)) / 1e3, median(took[1]) / 1e3,
+              (median(took[1]) - median(empty)) / 1e3);
+  std::fflush(stdout);
+}
+
+// First touches, page by page: of blocks that lie 2 MiB apart, of their neighbours, stores into a hole.
+void faults(pindax_client* c, const std::string& root, int full, std::size_t bytes) {
+  const int hole = pindax_open(c, "/bench.hole", O_RDWR | O_CREAT, 0600);
+  if (hole < 0 || ::ftruncate(hole, 64 << 20) != 0) die("open");
+  constexpr std::size_t kHuge = std::size_t{2} << 20;
+  std::vector<double> apart, next, store, anonymous;
+  for (int round = 0; round < 5; ++round) {
+    pindax_mapping* m = map(c, full, bytes, 0);
+    auto* at = static_cast<volatile char*>(pindax_mapping_address(m));
+    for (std::size_t i = 0; i < bytes; i += kHuge) {
+      apart.push_back(ns_of([&] { (void)at[i]; }));
+      next.push_back(ns_of([&] { for (std::size_t p = 4096; p < kHuge; p += 4096) (void)at[i + p]; }) / (kHuge / 4096 - 1));
+    }
+    pindax_unmap(m);
+    m = map(c, hole, 64 << 20, 0);
+    at = static_cast<volatile char*>(pindax_mapping_address(m));
+    for (std::size_t i = 0; i < 200; ++i) store.push_back(ns_of([&] { at[i * 8192] = 'x'; }));
+    pindax_unmap(m);
+    if (::ftruncate(hole, 0) != 0 || ::ftruncate(hole, 64 << 20) != 0) die("truncate");
+    auto* plain = static_cast<volatile char*>(::mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+    for (std::size_t i = 0; i < 256; ++i) anonymous.push_back(ns_of([&] { plain[i * 4096] = 'x'; }));
+    ::munmap(const_cast<char*>(plain), 1 << 20);
+  }
+  using pindax::bench::median;
+  std::printf("first touch                   kernel's own %.1f us  block %.1f us  its neighbours %.2f us each  store into a hole %.1f us\n",
+              median(anonymous) / 1e3, median(apart) / 1e3, median(next) / 1e3, median(store) / 1e3);
+  pindax_close(c, hole);
+  ::unlink((root + "/bench.hole").c_str());
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -87,9 +163,6 @@ int main(int argc, char** argv) {
 
   const int idle = ::open((root + "/bench.idle").c_str(), O_RDWR | O_CREAT, 0600);
   if (idle < 0 || ::ftruncate(idle, 1 << 20) != 0) return std::perror("open"), 4;
-  const auto punch = [](int f, off_t offset) {
-    if (::fallocate(f, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, 4096) != 0) std::perror("punch"), std::exit(4);
-  };
   compare("punch of a hole", {{"never mapped", [&](unsigned long n) { for (unsigned long i = 0; i < n; ++i) punch(idle, 4096); }},
                               {"of a mapped file", [&](unsigned long n) { for (unsigned long i = 0; i < n; ++i) punch(fd, kFile + (1 << 20)); }}}, 1000);
   compare("punch, page mapped", {{"store only", [&](unsigned long n) { for (unsigned long i = 0; i < n; ++i) memory[4096] = 'a'; }},
@@ -100,6 +173,12 @@ int main(int argc, char** argv) {
                                     }
                                   }}}, 300);
   pindax_unmap(m);
+  faults(client, root, fd, kFile);
+  const int page = ::open((root + "/bench.page").c_str(), O_RDWR | O_CREAT, 0600);
+  if (page < 0 || ::ftruncate(page, 1 << 20) != 0) return std::perror("open"), 4;
+  for (const unsigned count : {1u, 4u, 16u, 64u}) breaks(argv[1], "/bench.page", idle, count);
+  ::close(page);
+  ::unlink((root + "/bench.page").c_str());
   ::unlink((root + "/bench.direct").c_str());
   ::unlink((root + "/bench.idle").c_str());
   return pindax_detach(client) == 0 ? 0 : 4;

@@ -203,7 +203,7 @@ World::~World() {
 void World::attach(bool direct) {
   request(proto::Type::kHello, proto::HelloBody{.version = proto::kProtocolVersion, .flags = 0, .token = {}});
   std::string packet(sizeof(proto::Header), 0);
-  const proto::AttachPoolBody body{.has_pool = direct ? 1u : 0u, .pool_writable = direct ? 1u : 0u, .has_userfaultfd = 0, .reserved = 0};
+  const proto::AttachPoolBody body{.has_pool = direct ? 1u : 0u, .pool_writable = direct ? 1u : 0u, .has_userfaultfd = 0, .revocable = 0};
   packet.append(reinterpret_cast<const char*>(&body), sizeof body);
   const proto::Header h{
       .type = proto::Type::kAttachPool, .size = static_cast<u32>(packet.size()), .request = next_request_++};

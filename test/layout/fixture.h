@@ -111,9 +111,11 @@ class FakeClient : public ClientPort {
   proto::Gate* gate(u32 mapping) override { return shared_ ? &gates_[mapping % kGates] : nullptr; }
   proto::SlotHeader* slot_header() override { return shared_ ? &slot_header_ : nullptr; }
   proto::Slot* slots() override { return shared_ ? slots_.get() : nullptr; }
-  void send_grant(u32 mapping, const GrantPiece& piece, u64 generation) override {
-    push({false, 0, mapping, piece.range, generation, piece, false});
+  u64 send_grant(u32 mapping, const GrantPiece& piece, u64 generation) override {
+    return push({false, 0, mapping, piece.range, generation, piece, false});
   }
+  bool revocable() const override { return watched; }
+  u64 processed() override { return carried_out; }
   void send_recall(u64 recall, u32 mapping, ByteRange range, bool downgrade) override {
     push({true, recall, mapping, range, 0, {}, downgrade});
     if (auto_ack) acknowledge_later(recall);
@@ -202,7 +204,8 @@ class FakeClient : public ClientPort {
   std::optional<u32> evicted_as;
   Errc evict_result = Errc::kOk;
   std::function<void()> on_evict;
-  std::atomic<bool> auto_ack{false}, dead{false};
+  std::atomic<bool> auto_ack{false}, dead{false}, watched{false};
+  std::atomic<u64> carried_out{0};
   std::atomic<int> bell{0}, rings{0};
   u32 episode = 1;
 
@@ -226,9 +229,10 @@ class FakeClient : public ClientPort {
   }
 
  private:
-  void push(Sent s) {
+  u64 push(Sent s) {
     std::lock_guard lock(mutex_);
     sent_.push_back(std::move(s));
+    return sent_.size();
   }
 
   ClientLayout& layout_;
@@ -285,13 +289,24 @@ class FakeQuarantine : public QuarantineOwner {
     std::lock_guard lock(mutex_);
     released_.push_back({block, length});
   }
+  bool punch_freed(u64 block, u64 length) override {
+    std::lock_guard lock(mutex_);
+    punched_.push_back({block, length});
+    return !punch_fails;
+  }
   std::vector<std::pair<u64, u64>> released() {
     std::lock_guard lock(mutex_);
     return released_;
   }
+  std::vector<std::pair<u64, u64>> punched() {
+    std::lock_guard lock(mutex_);
+    return punched_;
+  }
+  std::atomic<bool> punch_fails{false};
 
  private:
   std::mutex mutex_;
+  std::vector<std::pair<u64, u64>> punched_;
   std::vector<std::pair<u64, u64>> released_;
 };
 

@@ -28,6 +28,11 @@
 //   syscall_write OFFSET LENGTH     write(2) from the mapping to /dev/null and a pipe: the kernel reads the memory
 //   pattern OFFSET LENGTH NUMBER    stores the number (32 bits, little-endian) over and over
 //   hold OFFSET LENGTH      vmsplice(2) into a pipe, which keeps the pages without a pin; held -> 16 bytes out of the first such pipe
+//   syscall_read OFFSET LENGTH      read(2) of /dev/zero into the mapping: the kernel stores into it
+//   self_write OFFSET LENGTH AT, self_read …       pwrite(2)/pread(2) of the mapped file itself, from and into its own mapping (R31)
+//   restless MS             maps, touches, pins, unpins, unmaps, forks without pause; answers with the rounds
+//   threads N MS            N threads pin, store and unpin in one mapping; answers with the stores that were lost
+//   why                     the sentence of pindax_is_direct
 //   fork                    forks a child that tries to use the library; answers with what it saw
 //   direct                  1 or 0
 //   info                    extents, mapped bytes
@@ -43,6 +48,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
@@ -52,6 +58,7 @@
 #include <mutex>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "driver_bytes.h"
@@ -153,6 +160,78 @@ void fork_child(State& s) {
   ::close(ends[0]);
   ::close(ends[1]);
   ok(std::string(code == 0 ? "0" : strerrorname_np(-code)) + " " + std::to_string(status));
+}
+
+void report(ssize_t n) { n < 0 ? error(-errno) : ok(std::to_string(n)); }
+
+void syscall_read(State& s, size_t offset, size_t length) {
+  const int fd = ::open("/dev/zero", O_RDONLY | O_CLOEXEC);
+  const ssize_t n = ::read(fd, base(s) + offset, length);
+  const int saved = errno;
+  ::close(fd);
+  errno = saved;
+  report(n);
+}
+
+// Beyond the end of a file that is short just now there is a SIGBUS.
+void touch_pages(volatile unsigned char* bytes, unsigned char value) {
+  guarded = 1;
+  if (sigsetjmp(bus_jump, 1) == 0)
+    for (size_t page = 0; page < 64; page += 7) bytes[page * 4096] = value;
+  guarded = 0;
+}
+
+// R40: a recall may arrive at any point of this.
+void restless(State& s, long ms) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(ms);
+  unsigned long rounds = 0;
+  for (; std::chrono::steady_clock::now() < end; ++rounds) {
+    pindax_mapping* m = nullptr;
+    if (const int code = pindax_map(s.client, s.fd, 0, 64 * 4096, PROT_READ | PROT_WRITE, rounds % 2 ? PINDAX_MAP_POPULATE : 0, &m); code != 0) return error(code);
+    struct pindax_pin pin{};
+    const int pinned = pindax_pin(m, 0, 64 * 4096, rounds % 3 ? 0 : PINDAX_PIN_WRITE, &pin);
+    if (pinned != 0 && pinned != -EDEADLK) return error(pinned);
+    touch_pages(static_cast<volatile unsigned char*>(pindax_mapping_address(m)), static_cast<unsigned char>(rounds));
+    if (rounds % 8 == 0) {
+      const pid_t child = ::fork();
+      if (child == 0) ::_exit(0);
+      ::waitpid(child, nullptr, 0);
+    }
+    if (pinned == 0 && rounds % 5 == 0) {  // R7: the mapping first
+      if (const int code = pindax_unmap(m); code != 0) return error(code);
+      m = nullptr;
+    }
+    if (pinned == 0)
+      if (const int code = pindax_unpin(m, &pin); code != 0) return error(code);
+    if (m != nullptr)
+      if (const int code = pindax_unmap(m); code != 0) return error(code);
+  }
+  ok(std::to_string(rounds));
+}
+
+void threads(State& s, unsigned count, long ms) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(ms);
+  std::atomic<unsigned long> lost{0}, failed{0};
+  std::atomic<int> first_error{0};
+  auto check = [&](int code) {
+    int none = 0;
+    if (code != 0) ++failed, first_error.compare_exchange_strong(none, code);
+    return code == 0;
+  };
+  std::vector<std::thread> all;
+  for (unsigned t = 0; t < count; ++t)
+    all.emplace_back([&, t] {
+      volatile unsigned char* mine = base(s) + size_t{t} * 4096;
+      for (unsigned n = 0; std::chrono::steady_clock::now() < end; ++n) {
+        struct pindax_pin pin{};
+        if (!check(pindax_pin(s.mapping, size_t{t} * 4096, 4096, PINDAX_PIN_WRITE, &pin))) continue;
+        *mine = static_cast<unsigned char>(n);
+        if (*mine != static_cast<unsigned char>(n)) ++lost;
+        check(pindax_unpin(s.mapping, &pin));
+      }
+    });
+  for (auto& t : all) t.join();
+  ok(std::to_string(lost) + " " + std::to_string(failed) + " " + std::to_string(first_error));
 }
 
 unsigned pin_flags(std::istringstream& words) {
@@ -479,6 +558,26 @@ bool step(State& s, const std::string& line) {
   } else if (command == "syscall_write") {
     words >> offset >> length;
     syscall_write(s, offset, length);
+  } else if (command == "syscall_read") {
+    words >> offset >> length;
+    syscall_read(s, offset, length);
+  } else if (command == "self_write" || command == "self_read") {
+    off_t at = 0;
+    words >> offset >> length >> at;
+    report(command == "self_write" ? ::pwrite(s.fd, base(s) + offset, length, at) : ::pread(s.fd, base(s) + offset, length, at));
+  } else if (command == "restless") {
+    long ms = 0;
+    words >> ms;
+    restless(s, ms);
+  } else if (command == "threads") {
+    unsigned count = 0;
+    long ms = 0;
+    words >> count >> ms;
+    threads(s, count, ms);
+  } else if (command == "why") {
+    const char* why = nullptr;
+    pindax_is_direct(s.client, &why);
+    ok(why);
   } else if (command == "fork") fork_child(s);
   else if (command == "direct") ok(std::to_string(pindax_is_direct(s.client, nullptr)));
   else if (command == "info") {
@@ -505,7 +604,9 @@ int main(int argc, char** argv) {
   ::sigaction(SIGBUS, &action, nullptr);
   State state;
   state.where = argv[1];
-  const struct pindax_attach_options options = {sizeof(options), argc == 3 ? PINDAX_ATTACH_INDIRECT : 0, nullptr, on_lease, &state};
+  unsigned flags = 0;
+  if (argc == 3) flags = std::string(argv[2]) == "cooperative" ? PINDAX_ATTACH_COOPERATIVE : PINDAX_ATTACH_INDIRECT;
+  const struct pindax_attach_options options = {sizeof(options), flags, nullptr, on_lease, &state};
   if (const int code = pindax_attach(argv[1], &options, &state.client); code != 0) {
     error(code);
     return 1;

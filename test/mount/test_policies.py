@@ -189,10 +189,10 @@ def test_eviction_spares_the_caller(m):
 
 
 def test_silent_mapper(m):
-    """[R12] a stopped client with mappings only: the recall's deadline, then refuse fails, wait goes on, evict kills"""
+    """[R12] a stopped client with mappings that cannot be revoked: the recall's deadline, then refuse fails, wait goes on, evict kills"""
     for policy in (REFUSE, WAIT, EVICT):
         path = m.file(f"f{policy}", 1 * MiB, fill=7)
-        c = m.client()
+        c = m.client("cooperative")
         c.ask("open", f"f{policy}", "rw")
         c.ask("map", 0, 1 * MiB)
         c.ask("load", 0, 4)
@@ -393,16 +393,20 @@ QUARANTINE_STEPS = ["break.applying", "fs.remove_committed", "break.applied", "h
 EVICT_STEPS = ["break.evict", "break.sleeping", "layout.client_gone", "break.applied"]
 
 
-DEATH_SIZE = 2 * MiB
+# The truncate of a file of which at most 2 MiB are mapped sends no message.
+REVOKE_STEPS = ["break.freed", "break.punched", "break.applied"]
+
+
+DEATH_SIZE = 4 * MiB  # a mapping of all of it is asked for first
 
 
 def truncate_under_a_pin(m, c, daemon, policy):
     """The truncate, the unpin, and whatever fails because the daemon died."""
     c.ask("open", "f", "rw")
-    c.ask("map", 0, DEATH_SIZE)
+    c.ask("map", 0, 1 * MiB if policy == "revoke" else DEATH_SIZE)
     c.ask("pin", 0, 64 * KiB, 4096)
     work = Background(lambda: os.truncate(m.path / "f", 0))
-    if policy == "wait":
+    if policy in ("wait", "revoke"):
         wait_until(lambda: not process_alive(daemon) or any(w["phase"] == "waiting for pins" for w in m.waiters()), "the truncate waits")
     if policy == "quarantine":
         work.result(10)
@@ -414,7 +418,7 @@ def truncate_under_a_pin(m, c, daemon, policy):
 def die_at(m, step, policy):
     """One round on a copy of the prepared pool. False if the step was not reached."""
     run("cp", "--sparse=always", m.dir / "prepared", m.pool)
-    m.mount(env=dict(os.environ, PINDAX_STEPS=f"{step}=kill"), options=f"on_busy={policy}")
+    m.mount(env=dict(os.environ, PINDAX_STEPS=f"{step}=kill"), options="on_busy=wait" if policy == "revoke" else f"on_busy={policy}")
     daemon = m.daemon_pid()
     c = m.client()
     try:
@@ -454,7 +458,7 @@ def test_death_at_every_step(m):
     m.umount()
     run("cp", "--sparse=always", m.pool, m.dir / "prepared")
     missed = []
-    for policy, steps in (("wait", BREAK_STEPS), ("quarantine", QUARANTINE_STEPS), ("evict", EVICT_STEPS)):
+    for policy, steps in (("wait", BREAK_STEPS), ("revoke", REVOKE_STEPS), ("quarantine", QUARANTINE_STEPS), ("evict", EVICT_STEPS)):
         for step in steps:
             if not die_at(m, step, policy):
                 missed.append(f"{policy}:{step}")
