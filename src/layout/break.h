@@ -111,6 +111,7 @@ class Break final : public Change, public Wakeable, public std::enable_shared_fr
     u64 message_pin = 0;
     ByteRange range;  // clipped to the mapping and the break
   };
+  static WaitGraph::Holder holder_of(const BusyPin& b);
   struct ScanTarget {
     std::shared_ptr<ClientState> client;
     std::vector<std::shared_ptr<Mapping>> mappings;

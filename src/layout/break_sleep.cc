@@ -4,19 +4,27 @@
 // phase and only to send it back to the lock's queue; the scan that follows decides.
 #include "base/steps.h"
 #include "layout/break.h"
+#include "layout/slot_scan.h"
 
 namespace pindax {
+
+// A message pin ends in the daemon itself, which wakes its waiters then.
+WaitGraph::Holder Break::holder_of(const BusyPin& b) {
+  WaitGraph::Holder holder{{b.mapping->client->port->identity().pid, b.pin.thread}};
+  if (b.message_pin != 0) return holder;
+  holder.lasts = [port = b.mapping->client->port, pin = b.pin] { return port->slots() == nullptr || still_pinned(port->slots(), pin); };
+  return holder;
+}
 
 // The lock is held; the pins of `busy` (if it is for pins) are marked, and this break is registered with their clients.
 // From here on a wake that comes early is kept in woken_.
 void Break::sleep(std::vector<BusyPin> busy, bool for_recall) {
-  std::vector<WaitGraph::Thread> threads;
+  std::vector<WaitGraph::Holder> holders;
   bool soon = false;
   for (const BusyPin& b : busy) {
     if (b.mapping == nullptr) soon = true;
     // A transferable pin counts for its client: who of its threads will end it is not known.
-    else if ((b.pin.kind & proto::kPinTransferable) == 0)
-      threads.push_back({b.mapping->client->port->identity().pid, b.pin.thread});
+    else if ((b.pin.kind & proto::kPinTransferable) == 0) holders.push_back(holder_of(b));
   }
   std::vector<WaitGraph::Node> nodes;
   {
@@ -25,7 +33,7 @@ void Break::sleep(std::vector<BusyPin> busy, bool for_recall) {
     // A clean page goes without write-back.
     if (for_recall && inode_->pages.draining(range_) && inode_->pages.may_be_dirty()) nodes.push_back(inode_->kernel_node);
   }
-  if (!core_.graph.sleep(id_, {request_.requester.pid, request_.requester.tid}, std::move(threads), std::move(nodes)))
+  if (!core_.graph.sleep(id_, {request_.requester.pid, request_.requester.tid}, std::move(holders), std::move(nodes)))
     return finish(Status(Errc::kDeadlock, "a pin in the way is held by a thread that waits for this operation"), false);
   PINDAX_STEP("break.sleeping");
   lock_held_ = false;

@@ -19,8 +19,8 @@ bool WaitGraph::reaches(const Sleeper& from, Node target, Thread target_owner) c
       if (it != sleepers_.end() && seen.insert(n).second) stack.push_back(&it->second);
       return false;
     };
-    for (const Thread& t : s.threads) {
-      if (t.tid == 0) continue;
+    for (const auto& [t, lasts] : s.holders) {
+      if (t.tid == 0 || (lasts && !lasts())) continue;
       if (t == target_owner) return true;
       const auto [begin, end] = by_owner_.equal_range(t);
       for (auto it = begin; it != end; ++it)
@@ -32,8 +32,8 @@ bool WaitGraph::reaches(const Sleeper& from, Node target, Thread target_owner) c
   return false;
 }
 
-bool WaitGraph::sleep(Node node, Thread owner, std::vector<Thread> threads, std::vector<Node> nodes) {
-  Sleeper sleeper{owner, std::move(threads), std::move(nodes)};
+bool WaitGraph::sleep(Node node, Thread owner, std::vector<Holder> holders, std::vector<Node> nodes) {
+  Sleeper sleeper{owner, std::move(holders), std::move(nodes)};
   MutexLock lock(mutex_);
   if (reaches(sleeper, node, owner)) return false;
   if (sleepers_.insert_or_assign(node, std::move(sleeper)).second && owner.tid != 0) by_owner_.emplace(owner, node);

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <map>
 #include <unordered_map>
 #include <vector>
@@ -35,8 +36,15 @@ class WaitGraph {
 
   Node new_node() { return last_.fetch_add(1, std::memory_order_relaxed) + 1; }
 
+  // Who holds a pin, and whether he still does: a holder may end his pin and ask for the next one before the bell of the
+  // first is heard, and an edge that is over closes no cycle. Asked under the graph's mutex: takes no lock. Null: he does.
+  struct Holder {
+    Thread thread;
+    std::function<bool()> lasts = nullptr;
+  };
+
   // `node`, asked for by `owner`, sleeps until all of these end. False: that would close a cycle, nothing is recorded.
-  [[nodiscard]] bool sleep(Node node, Thread owner, std::vector<Thread> threads, std::vector<Node> nodes) EXCLUDES(mutex_);
+  [[nodiscard]] bool sleep(Node node, Thread owner, std::vector<Holder> holders, std::vector<Node> nodes) EXCLUDES(mutex_);
   // `node` sleeps no more.
   void wake(Node node) EXCLUDES(mutex_);
   // For nodes that are no operation (the kernel's write-back of an inode): edges that come and go one by one.
@@ -46,7 +54,7 @@ class WaitGraph {
  private:
   struct Sleeper {
     Thread owner;
-    std::vector<Thread> threads;
+    std::vector<Holder> holders;
     std::vector<Node> nodes;
   };
   bool reaches(const Sleeper& from, Node target, Thread target_owner) const REQUIRES(mutex_);

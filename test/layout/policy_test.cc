@@ -326,7 +326,7 @@ TEST_CASE("graph: the kernel's write-back waits for a SETATTR, and who waits for
   const auto kernel = graph.new_node(), setattr = graph.new_node(), punch = graph.new_node(), other = graph.new_node();
   const WaitGraph::Thread holder{100, 7}, truncater{1, 1};
   graph.add(kernel, setattr);
-  REQUIRE(graph.sleep(setattr, truncater, {holder}, {}));
+  REQUIRE(graph.sleep(setattr, truncater, {{holder}}, {}));
   // The holder of the pin asks for a punch that needs dirty pages written back: nobody would ever move.
   CHECK_FALSE(graph.sleep(punch, holder, {}, {kernel}));
   CHECK(graph.sleep(other, {100, 8}, {}, {kernel}));  // another thread may
@@ -335,7 +335,7 @@ TEST_CASE("graph: the kernel's write-back waits for a SETATTR, and who waits for
   // The other way round: the SETATTR comes last.
   graph.wake(setattr);
   graph.add(kernel, setattr);
-  CHECK_FALSE(graph.sleep(setattr, truncater, {holder}, {}));
+  CHECK_FALSE(graph.sleep(setattr, truncater, {{holder}}, {}));
 }
 
 TEST_CASE("listing: a transient pin beyond the soft deadline is stuck, a long-term one never is") {

@@ -179,6 +179,22 @@ TEST_CASE("slow pin: a wait that would close a cycle is EDEADLK at once (A6)") {
   d->unpin(p201);
 }
 
+TEST_CASE("slow pin: [R37] who ended the pin that a break waits for may queue behind it before the bell is heard (A6)") {
+  Fixture f;
+  auto c = f.client(100);
+  Mapping* m = f.map(*c, 1, pages(0, 16));
+  const u32 held = c->try_pin(1, pages(0, 1), 101);
+  auto punch = f.punch(pages(0, 1));
+  REQUIRE(f.waiting(1));
+  proto::fast_unpin(c->slot(held), [] {});
+  auto next = f.pin(m, c->ask(1, pages(0, 1), 101));
+  CHECK(next->ended == 0);
+  c->ring();
+  CHECK(punch->result() == Errc::kOk);
+  REQUIRE(next->wait());
+  CHECK(next->code == 0);
+}
+
 TEST_CASE("slow pin: over shared blocks every pin takes the slow path, also through mappings made later (P4)") {
   Fixture f;
   auto c = f.client(100);
