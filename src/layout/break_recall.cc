@@ -11,7 +11,7 @@ namespace pindax {
 bool Mapping::send_recall(const std::vector<ByteRange>& pieces, RecallWhat what) {
   struct Run {
     ByteRange range;
-    bool holes;
+    bool holes, punchable;
   };
   std::vector<Run> runs;
   for (const ByteRange& piece : pieces) {
@@ -22,9 +22,10 @@ bool Mapping::send_recall(const std::vector<ByteRange>& pieces, RecallWhat what)
       const bool join = !runs.empty() && !first && (what == RecallWhat::kAll || runs.back().range.end == r.begin);
       if (join) {
         runs.back().range.end = r.end;
-        runs.back().holes = runs.back().holes || g.hole;
+        runs.back().holes |= g.hole;
+        runs.back().punchable &= g.punchable();
       } else {
-        runs.push_back({r, g.hole});
+        runs.push_back({r, g.hole, g.punchable()});
       }
       first = false;
       return true;
@@ -34,8 +35,8 @@ bool Mapping::send_recall(const std::vector<ByteRange>& pieces, RecallWhat what)
     const u64 recall = inode->core->new_id();
     const auto now = Clock::now();
     granted.erase(run.range);
-    if (what == RecallWhat::kWritable) granted.assign(run.range, {false, false});
-    pending.push_back({recall, run.range, run.holes, now + inode->core->options.recall_deadline, now});
+    if (what == RecallWhat::kWritable) granted.assign(run.range, {false, false, !run.punchable});
+    pending.push_back({recall, run.range, run.holes, run.punchable, now + inode->core->options.recall_deadline, now});
     {
       MutexLock lock(client->mutex);
       client->recalls.emplace(recall, shared_from_this());
@@ -73,7 +74,7 @@ bool Break::anything_pending() const NO_THREAD_SAFETY_ANALYSIS {
       const ByteRange r = intersect(p.range, range_);
       if (r.empty() || exempt(m, r) || (holes_only && !p.holes)) continue;
       if (zeros_only() && Clock::now() >= p.deadline) continue;
-      if (overdue_ && !p.holes && may_revoke() && m.revocable(r)) continue;
+      if (overdue_ && p.punchable && may_revoke() && m.revocable(r)) continue;
       pending = true;
     }
   });
@@ -106,7 +107,7 @@ void Break::recall() {
         if (b.mapping.get() == &m) wanted.erase(block_aligned(b.range));
       // Blocks that a punch takes away after the change need no message.
       m.granted.each(range_, [&](ByteRange r, const Mapping::Granted& g) {
-        if (!g.hole && revokes_at_once(m, r)) wanted.erase(r);
+        if (g.punchable() && revokes_at_once(m, r)) wanted.erase(r);
         return true;
       });
       std::vector<ByteRange> pieces;
@@ -217,7 +218,7 @@ std::vector<HeldBack::Spec> Break::unacknowledged() const NO_THREAD_SAFETY_ANALY
   inode_->mappings.each_overlapping(range_, [&](Mapping& m) {
     for (const Mapping::PendingRecall& p : m.pending) {
       const ByteRange r = intersect(p.range, range_);
-      if (may_revoke() && !p.holes && m.revocable(r)) continue;  // punched before reuse, and out of reach from then on
+      if (may_revoke() && p.punchable && m.revocable(r)) continue;  // punched before reuse, and out of reach from then on
       if (!r.empty() && !exempt(m, r)) specs.push_back({m.shared_from_this(), r, std::nullopt, 0});
     }
   });

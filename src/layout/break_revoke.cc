@@ -29,12 +29,12 @@ bool Mapping::revocable(ByteRange r) {
 void Mapping::revoked(ByteRange r) {
   std::vector<ByteRange> blocks;
   granted.each(r, [&](ByteRange piece, const Granted& g) {
-    if (!g.hole) blocks.push_back(piece);
+    if (g.punchable()) blocks.push_back(piece);
     return true;
   });
   for (const ByteRange& piece : blocks) granted.erase(piece);
   std::erase_if(pending, [&](PendingRecall& p) {
-    if (p.holes || !r.contains(p.range)) return false;
+    if (!p.punchable || !r.contains(p.range)) return false;
     MutexLock lock(client->mutex);
     client->recalls.erase(p.id);
     return true;
@@ -70,11 +70,11 @@ void Break::claim(ChangeGrant& grant) NO_THREAD_SAFETY_ANALYSIS {
       });
     };
     m.granted.each(range_, [&](ByteRange r, const Mapping::Granted& g) {
-      if (!g.hole) add(r);
+      if (g.punchable()) add(r);
       return true;
     });
     for (const Mapping::PendingRecall& p : m.pending)
-      if (!p.holes) add(intersect(p.range, range_));
+      if (p.punchable) add(intersect(p.range, range_));
   });
   for (const ByteRange& r : grant.to_quarantine) all.erase(block_aligned(r));
   all.each({0, kMaxOffset}, [&](ByteRange r, bool) { grant.claimed.push_back(r); return true; });

@@ -111,7 +111,7 @@ void LayoutImpl::grant(Mapping& mapping, const SharedHold& hold, const std::vect
     if (piece.kind != GrantPiece::Kind::kError && !r.empty()) {
       const bool hole = piece.kind != GrantPiece::Kind::kBlocks;
       if (!hole) inode.ever_mapped.store(true);
-      mapping.granted.assign(r, {piece.writable, hole});
+      mapping.granted.assign(r, {piece.writable, hole, piece.copied});
     }
     const u64 number = mapping.client->port->send_grant(mapping.id, piece, generation);
     if (piece.kind == GrantPiece::Kind::kBlocks && !r.empty()) mapping.granted_as(number, r);

@@ -28,6 +28,7 @@ struct GrantPiece {
   ByteRange range;      // bytes of the file
   u64 pool_offset = 0;  // kBlocks
   bool writable = false;
+  bool copied = false;  // kBlocks: a client that is watched keeps a copy of the bytes instead of the pool's pages
   int error = 0;  // kError: errno
 };
 

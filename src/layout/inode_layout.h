@@ -62,6 +62,8 @@ class Mapping : public std::enable_shared_from_this<Mapping>, public boost::intr
   struct Granted {
     bool writable = false;
     bool hole = false;  // zeros, or beyond the end
+    bool copied = false;
+    bool punchable() const { return !hole && !copied; }  // else the pages are the client's own memory
     bool operator==(const Granted&) const = default;
   };
   IntervalMap<Granted> granted;  // what the client may have translated, but for what is in `pending`
@@ -71,6 +73,7 @@ class Mapping : public std::enable_shared_from_this<Mapping>, public boost::intr
     u64 id = 0;
     ByteRange range;
     bool holes = false;            // zeros are among them
+    bool punchable = false;        // all of it
     Clock::time_point deadline{};  // B4: of the recall, whoever waits for it
     Clock::time_point sent{};
   };

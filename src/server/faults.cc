@@ -75,6 +75,7 @@ GrantPiece piece_of(const Translation& t, bool writable_mapping) {
       piece.kind = GrantPiece::Kind::kBlocks;
       piece.pool_offset = t.pool_offset.value;
       piece.writable = t.writable && writable_mapping;
+      piece.copied = !t.writable && writable_mapping;  // client/pieces.cc, install_copy()
       break;
     case Translation::Kind::kHole: piece.kind = GrantPiece::Kind::kHole; break;
     case Translation::Kind::kBeyondEnd: piece.kind = GrantPiece::Kind::kBeyondEnd; break;

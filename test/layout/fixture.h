@@ -393,15 +393,16 @@ struct Fixture {
   std::shared_ptr<Outcome> punch(ByteRange range) { return change(request(range)); }
 
   // A direct fault as the server serves it: under a hold, look up and grant. `block` 0: a hole.
-  Errc fault(Mapping* m, ByteRange range, u64 block = 1, bool write = false) {
+  Errc fault(Mapping* m, ByteRange range, u64 block = 1, bool write = false, bool copied = false) {
     auto code = std::make_shared<std::atomic<int>>(-1);
-    clients().with_fault(*m, range, write ? FaultKind::kWrite : FaultKind::kRead, [this, m, range, block, write, code](Result<SharedHold> hold) {
+    clients().with_fault(*m, range, write ? FaultKind::kWrite : FaultKind::kRead, [this, m, range, block, write, copied, code](Result<SharedHold> hold) {
       if (hold.ok()) {
         GrantPiece piece;
         piece.kind = block == 0 ? GrantPiece::Kind::kHole : GrantPiece::Kind::kBlocks;
         piece.range = range;
         piece.pool_offset = block * kPage;
         piece.writable = write;
+        piece.copied = copied;
         clients().grant(*m, *hold, {piece});
       }
       *code = static_cast<int>(hold.code());

@@ -156,11 +156,28 @@ TEST_CASE("revoke: [R12] a pin that quarantine leaves keeps its translation; wha
   CHECK(f.quarantine.punched() == std::vector<std::pair<u64, u64>>{{1000, 3}, {1004, 4}});
 }
 
-TEST_CASE("revoke: zeros are recalled: a punch does not reach them") {
+TEST_CASE("revoke: zeros and copies of shared blocks are recalled: a punch does not reach them") {
   Revoking f;
-  CHECK(f.fault(f.m, pages(3, 2), 0) == Errc::kOk);
+  const bool copied = GENERATE(false, true);
+  CHECK(f.fault(f.m, pages(3, 2), copied ? 1 : 0, false, copied) == Errc::kOk);
   f.settle_client();
-  f.c->auto_ack = true;
-  CHECK(f.change(f.freeing(pages(0, 8)), f.frees(0, 8))->result() == Errc::kOk);
+  SECTION("by this change") {
+    f.c->auto_ack = true;
+    CHECK(f.change(f.freeing(pages(0, 8)), f.frees(0, 8))->result() == Errc::kOk);
+  }
+  SECTION("by an earlier one that was interrupted: its recall is still awaited") {
+    auto r = f.request(pages(0, 8));
+    r.only_frees = false;
+    auto first = f.change(r);
+    REQUIRE(eventually([&] { return f.c->recalls() == 1; }));
+    first->handle->interrupt();
+    CHECK(first->result() == Errc::kInterrupted);
+    auto punch = f.change(f.freeing(pages(0, 8)), f.frees(0, 8));
+    std::this_thread::sleep_for(50ms);  // beyond the bound
+    CHECK_FALSE(punch->done());
+    f.c->acknowledge_next();
+    CHECK(punch->result() == Errc::kOk);
+  }
   CHECK(f.c->recalls() == 1);
+  CHECK(f.quarantine.punched().empty());
 }

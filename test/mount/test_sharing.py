@@ -132,6 +132,25 @@ def test_mapped_writer_is_recalled_by_clone(m):
     check_equal(content(a)[0:1], b"\x22", "the file")
 
 
+def test_truncate_takes_what_readers_of_shared_blocks_hold(m):
+    """[V7] a truncate and a punch of blocks that a file shares with itself leave a writable mapping that only read them nothing"""
+    a = m.file("a", 64 * KiB, fill=1)
+    reader = m.client()
+    for change in ("truncate", "punch"):
+        clone(a, a, "--offset", "0", "--to", str(64 * KiB), "--length", str(64 * KiB))
+        reader.ask("open", "a", "rw")
+        reader.ask("map", 0, 128 * KiB)
+        check_equal(reader.ask("load", 100 * KiB, 2), ["0101"], "before")
+        if change == "truncate":
+            os.truncate(a, 0)
+            os.truncate(a, 128 * KiB)
+        else:
+            punch(a, 0, 128 * KiB)
+        check_equal(reader.ask("load", 100 * KiB, 2), ["0000"], "after")
+        a = m.file("a", 64 * KiB, fill=1)
+    fsck_clean(m)
+
+
 def test_mount_mmap_copies(m):
     """a store through mmap on the mount copies the block, also where the page was cached before the clone or by a reader"""
     a = m.file("a", 1 * MiB, fill=1)
