@@ -45,12 +45,13 @@ Status AllocatorImpl::examine(Group& g) {
       g.examine_from = geometry_.ag_length(g.ag);
       return {};
     }
-    PINDAX_ASSIGN(MetaView view, store_.view(block_offset(BlockNo(start + bit)), kBlockSize));
+    // Used slots change under their owners' locks meanwhile: a copy. What is free, and freed by nobody, stands still.
+    alignas(format::Inode) std::byte bytes[kBlockSize];
+    PINDAX_TRY(store_.copy(block_offset(BlockNo(start + bit)), kBlockSize, bytes));
     for (u32 i = kInodesPerBlock; i-- > 0;) {
       const InodeNo ino = slot_number(start + bit, i);
-      const auto& slot = *reinterpret_cast<const format::Inode*>(view.data() + i * format::kInodeSize);
-      // Used slots may be changing under their locks; a free one that nobody is freeing is not. A damaged slot is left
-      // alone.
+      const auto& slot = *reinterpret_cast<const format::Inode*>(bytes + i * format::kInodeSize);
+      // A damaged slot is left alone.
       if (slot.mode == 0 && !g.freeing.contains(ino.value) && format::check_inode(slot, ino).ok())
         g.free_slots.push_back(ino);
     }

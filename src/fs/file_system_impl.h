@@ -328,7 +328,6 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   bool claim_orphan(Inode& inode);  // the caller's reference is the only one: get() refuses the inode from now on
   void linger(InodeRef inode);      // a client still uses what nobody refers to: looked at again at the next write-out
   void fold_lazy_times(Transaction& tx, Inode& inode, format::Inode& slot);
-  Result<InodeRef> load(InodeNo ino, u32 generation, bool* torn);
   void drop_from_dirty(Inode& inode);
 
   Media& media_;

@@ -7,16 +7,12 @@
 //  2. The count falls to zero only under the shard's lock, so whoever finds an inode under that lock may take a reference.
 //  3. An orphan whose last reference goes is `dying`: get() refuses it, and the clean-up holds the only reference.
 //     Its slot may be given to a new inode while the old object still waits to be deleted: adopt() then replaces it.
-#include <thread>
-
 #include "fs/file_system_impl.h"
 
 namespace pindax {
 namespace {
 
 constexpr unsigned kFirstBuckets = 16;  // of a shard
-// A slot that is no one's yet may be under a commit while we read it without its owner's lock: read again.
-constexpr unsigned kTornReads = 1000;
 
 u64 mix(InodeNo ino) { return ino.value * 0x9e37'79b9'7f4a'7c15; }
 
@@ -123,15 +119,6 @@ void FileSystemImpl::last_reference_gone(Inode& inode) {
 Result<InodeRef> FileSystemImpl::root() { return get(InodeNo(superblock_.root_inode), 0); }
 
 Result<InodeRef> FileSystemImpl::get(InodeNo ino, u32 generation) {
-  for (unsigned attempt = 0;; ++attempt) {
-    bool torn = false;
-    auto r = load(ino, generation, &torn);
-    if (!torn || attempt == kTornReads) return r;
-    std::this_thread::yield();
-  }
-}
-
-Result<InodeRef> FileSystemImpl::load(InodeNo ino, u32 generation, bool* torn) {
   Shard& shard = shard_of(ino);
   const auto in_memory = [&](Inode* i) -> Result<InodeRef> {
     if (i->dying || (generation != 0 && i->generation != generation)) return Errc::kStale;
@@ -148,12 +135,10 @@ Result<InodeRef> FileSystemImpl::load(InodeNo ino, u32 generation, bool* torn) {
 
   MutexLock lock(shard.mutex);
   if (Inode* i = find_in(shard, ino)) return in_memory(i);
-  PINDAX_ASSIGN(const MetaView view, store_->view(format::inode_offset(ino), format::kInodeSize));
-  const auto& slot = view.as<format::Inode>();
-  if (Status s = format::check_inode(slot, ino); !s.ok()) {
-    *torn = true;
-    return s;
-  }
+  alignas(format::Inode) std::byte bytes[format::kInodeSize];  // a copy: its owner may be changing it
+  PINDAX_TRY(store_->copy(format::inode_offset(ino), format::kInodeSize, bytes));
+  const auto& slot = *reinterpret_cast<const format::Inode*>(bytes);
+  PINDAX_TRY(format::check_inode(slot, ino));
   if (slot.mode == 0 || (generation != 0 && slot.generation != generation)) return Errc::kStale;
   auto* fresh = new Inode(*this, ino, slot.generation);
   fresh->orphan = slot.links == 0;

@@ -30,6 +30,13 @@ Result<MetaView> MetaStoreImpl::view(PoolOffset at, u32 length) {
   return MetaView(in_place, nullptr);
 }
 
+Status MetaStoreImpl::copy(PoolOffset at, u32 length, std::byte* out) {
+  PINDAX_ASSERT(length != 0 && (at.value & kBlockMask) + length <= kBlockSize);
+  if (offset_block(at).value >= geometry_.pool_blocks)
+    return Status(Errc::kCorrupt, "metadata refers to a block outside the pool: run fsck");
+  return overlay_.copy(at, length, out);
+}
+
 // ---- Health and the flush of the log ------------------------------------------------------------------------------
 
 void MetaStoreImpl::fail(const Status& why) {

@@ -81,6 +81,8 @@ class MetaStore {
 
   // Committed bytes; they must not cross a block. kCorrupt-free: no check is made here. Outside the pool: kCorrupt.
   virtual Result<MetaView> view(PoolOffset at, u32 length) = 0;
+  // For readers without the owner's lock: the committed bytes of one moment. Inside one block.
+  virtual Status copy(PoolOffset at, u32 length, std::byte* out) = 0;
 
   virtual Lsn last_lsn() const = 0;     // end of the last record appended
   virtual Lsn durable_lsn() const = 0;  // everything before it survives what the pool can survive

@@ -42,6 +42,7 @@ class MetaStoreImpl final : public MetaStore {
   bool read_only() const override { return read_only_; }
   const ReplayReport& replay_report() const override { return report_; }
   Result<MetaView> view(PoolOffset at, u32 length) override;
+  Status copy(PoolOffset at, u32 length, std::byte* out) override;
   Lsn last_lsn() const override { return Lsn(appended_.load(std::memory_order_acquire)); }
   Lsn durable_lsn() const override { return Lsn(durable_.load(std::memory_order_acquire)); }
   Status sync(Lsn upto) override EXCLUDES(commit_mutex_, sync_mutex_);

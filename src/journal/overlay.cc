@@ -19,6 +19,19 @@ MetaView Overlay::find(PoolOffset at) const {
   return {};
 }
 
+// What is in place changes only while it is staged, under the same lock.
+Status Overlay::copy(PoolOffset at, u32 length, std::byte* out) const {
+  const u64 block = offset_block(at).value;
+  Shard& s = shard(block);
+  MutexLock lock(s.mutex);
+  for (const Table* table : {&s.active, &s.frozen})
+    if (auto it = table->find(block); it != table->end()) {
+      std::memcpy(out, it->second->bytes + (at.value & kBlockMask), length);
+      return {};
+    }
+  return media_.read(at, out, length);
+}
+
 bool Overlay::contains(BlockNo block) const {
   Shard& s = shard(block.value);
   MutexLock lock(s.mutex);

@@ -42,6 +42,8 @@ class Overlay {
 
   // The staged bytes at `at`; an empty view if the block is not staged.
   MetaView find(PoolOffset at) const;
+  // The committed bytes, staged or in place, between two commits and two stores of the checkpoint.
+  Status copy(PoolOffset at, u32 length, std::byte* out) const;
   bool contains(BlockNo block) const;
   // Makes sure that `block` is in active with its committed bytes; `fresh`: contents do not matter. For the committer.
   Status prepare(BlockNo block, bool fresh);
