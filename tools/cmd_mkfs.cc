@@ -60,7 +60,7 @@ void add_mkfs(Commands& commands) {
   add_size(sub, "--size", o->size, "size of the pool file (default: what the file has, else 256M)");
   sub->add_option("--label", o->label, "name of the file system, shown by 'pindax info'")->type_name("TEXT");
   sub->add_flag("--force", o->force, "overwrite what is there");
-  sub->add_flag("--sparse", o->sparse, "do not reserve the space on the host (a full host then ends in EIO)");
+  sub->add_flag("--sparse", o->sparse, "reserve space on the host only as files need it");
   sub->add_flag("--quiet", o->quiet, "print nothing but errors");
   sub->add_flag("--json", o->json, "print an object");
   commands.run(sub, [o] { return run(*o); });

@@ -9,6 +9,7 @@
 
 #include "alloc/allocator_impl.h"
 #include "alloc/media_counts.h"
+#include "base/fail_points.h"
 #include "base/steps.h"
 #include "fmt/format.h"
 
@@ -152,6 +153,12 @@ Result<BlockRun> AllocatorImpl::allocate(Transaction& tx, const AllocateRequest&
     PINDAX_ASSIGN(std::optional<BlockRun> found, take(request));
     if (found) {
       const BlockRun run = *found;
+      const u64 spare = request.use == BlockUse::kData ? kHostSpareBytes : 0;
+      const Status reserved = store_.media().reserve(block_offset(run.start), run.length << kBlockShift, spare);
+      if (!reserved.ok() || PINDAX_FAILS("alloc.blocks")) {
+        give_back(run);
+        return reserved.ok() ? Status(Errc::kNoSpace, "the pool is full") : reserved;
+      }
       free_blocks_ -= static_cast<i64>(run.length);
       tx.at_commit([run](Transaction& t) { return media_counts::allocate_blocks(t, run); });
       tx.on_abort([this, run] {

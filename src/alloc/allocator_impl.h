@@ -60,6 +60,8 @@ class AllocatorImpl final : public Allocator {
  private:
   static constexpr unsigned kCursors = 16;
   static constexpr u64 kUnknown = ~u64{0};
+  // What data leaves alone of the host's space under a sparse pool, for the metadata that deleting needs.
+  static constexpr u64 kHostSpareBytes = u64{4} << 20;
 
   struct Group {
     explicit Group(u32 index) : ag(index), overflow(index) {}

@@ -78,6 +78,7 @@ Status make_file_system(Media& media, const MkfsOptions& options) {
   PINDAX_ASSIGN(format::Superblock sb, plan_superblock(geometry, options));
   if (auto* pool = dynamic_cast<PoolMedia*>(&media)) pool->set_segment_size(geometry.ag_blocks * kBlockSize);
 
+  PINDAX_TRY(media.reserve(PoolOffset(0), geometry.first_data(0).value << kBlockShift, 0));
   for (const u64 at : format::kSuperblockOffsets) {  // what was here is no file system any more
     PINDAX_TRY(media.zero(PoolOffset(at), kBlockSize));
     PINDAX_TRY(media.persist(PoolOffset(at), kBlockSize));

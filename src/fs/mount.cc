@@ -65,6 +65,8 @@ Status FileSystemImpl::start() {
   PINDAX_TRY(load_superblock());
   const format::Geometry geometry = format::geometry_of(superblock_);
   if (auto* pool = dynamic_cast<PoolMedia*>(&media_)) pool->set_segment_size(geometry.ag_blocks * kBlockSize);
+  // The journal of a sparse pool may have holes, if the pool was copied.
+  if (!options_.read_only) PINDAX_TRY(media_.reserve(PoolOffset(0), geometry.first_data(0).value << kBlockShift, 0));
   layout_ = Layout::create(executor_, options_.layout);
   layout_->set_quarantine_owner(this);
   PINDAX_ASSIGN(store_, MetaStore::open(media_, geometry, options_.sync, options_.read_only));

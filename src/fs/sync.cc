@@ -142,7 +142,8 @@ Status sync_inode(FileSystemImpl& fs, Inode& inode, bool with_times) {
 Status FileSystemImpl::fsync(Inode& inode, bool datasync) {
   if (options_.read_only) return {};
   PINDAX_TRY(sync_inode(*this, inode, !datasync));
-  return store_->sync(store_->last_lsn());
+  PINDAX_TRY(store_->sync(store_->last_lsn()));
+  return store_->health();  // the host tells a lost store once; we keep saying it
 }
 
 Status FileSystemImpl::sync_all() {
@@ -155,7 +156,8 @@ Status FileSystemImpl::sync_all() {
     if (first.ok()) first = status;
   }
   const Status journal = store_->sync(store_->last_lsn());
-  return first.ok() ? journal : first;
+  if (!first.ok() || !journal.ok()) return first.ok() ? journal : first;
+  return store_->health();
 }
 
 Result<bool> FileSystemImpl::settle_provisional_step(Transaction& tx, Inode& inode, u64* from) {

@@ -63,6 +63,10 @@ class Media {
     return drain();
   }
 
+  // Makes sure that the host has room for every byte of the range, so that stores into it cannot fail for want of space:
+  // before blocks of a sparse pool are used. kNoSpace, also if less than `spare` bytes of the host would be left. Nothing to do
+  // elsewhere.
+  virtual Status reserve(PoolOffset, u64 /*length*/, u64 /*spare*/) { return {}; }
   // Punches the blocks out of the host file, which unmaps them in every process, and reserves them again (F5).
   // kNotSupported on devdax. Reads give zeros afterwards. May block on fsdax while the kernel uses any page of the pool
   // that was mapped (O_DIRECT, a pipe): call from a thread without locks. kInterrupted: nothing was punched.
@@ -70,6 +74,8 @@ class Media {
   // Makes everything ever stored durable (fsync of the host file).
   virtual Status sync_all() = 0;
   virtual bool failed() const = 0;  // a store was lost: no further commit may be acknowledged
+  // From outside: nothing that is stored from now on would last.
+  virtual void give_up() {}
 };
 
 }  // namespace pindax

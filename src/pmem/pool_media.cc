@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/statvfs.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -11,6 +12,7 @@
 
 #include "fmt/format.h"
 
+#include "base/fail_points.h"
 #include "pmem/pool_locks.h"
 #include "pmem/pool_media_impl.h"
 
@@ -183,7 +185,7 @@ Status PoolMediaImpl::flush(PoolOffset at, u64 length) {
   const u64 end = round_up(at.value + length, kBlockSize);
   // Not libpmem2's flush: that one keeps a failing msync to itself.
   return pieces(PoolOffset(begin), end - begin, [&](std::byte* p, u64, u64 n) -> Status {
-    if (::msync(p, n, MS_SYNC) == 0) return {};
+    if (!PINDAX_FAILS("pmem.sync") && ::msync(p, n, MS_SYNC) == 0) return {};
     return lost("the host could not write it to its disk");
   });
 }
@@ -198,6 +200,7 @@ Status PoolMediaImpl::flush_ranges(std::span<const ByteRange> ranges) {
                        unsigned{SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER}})
     for (const ByteRange& r : ranges) {
       const ByteRange pages = block_aligned(r);
+      if (PINDAX_FAILS("pmem.sync")) return lost("the host could not write it to its disk");
       if (::sync_file_range(fd_.get(), static_cast<off_t>(pages.begin), static_cast<off_t>(pages.length()), how) == 0)
         continue;
       if (errno == ENOSYS || errno == EINVAL || errno == ESPIPE) return Media::flush_ranges(ranges);
@@ -227,16 +230,33 @@ Status PoolMediaImpl::punch(PoolOffset at, u64 length) {
     const off_t data = ::lseek(fd_.get(), offset, SEEK_DATA);
     if (data >= 0 && data < offset + bytes) return Status(Errc::kBusy, "a page of the pool is pinned or still in use");
   }
-  if (identity_.sparse) return {};
+  return identity_.sparse ? Status() : allocate(offset, bytes);
+}
+
+Status PoolMediaImpl::allocate(off_t offset, off_t bytes) {
   if (::fallocate(fd_.get(), FALLOC_FL_KEEP_SIZE, offset, bytes) == 0) return {};
   if (errno == EINTR) return Status(Errc::kInterrupted, "the kernel still uses pages of the pool");
-  if (errno == ENOSPC) return Status(Errc::kNoSpace, fmt::format("{}: the host's file system is full", path()));
+  if (errno == ENOSPC || errno == EDQUOT)
+    return Status(Errc::kNoSpace, fmt::format("{}: the host's file system is full", path()));
   return Status(Errc::kIo, fmt::format("{}: cannot reserve space: {}", path(), std::strerror(errno)));
+}
+
+Status PoolMediaImpl::reserve(PoolOffset at, u64 length, u64 spare) {
+  if (!identity_.sparse || identity_.read_only || identity_.kind == PoolKind::kDevdax) return {};
+  if (at.value > size() || length > size() - at.value) return Status(Errc::kInvalid, "range outside the pool");
+  struct statvfs host {};
+  if (spare != 0 && ::fstatvfs(fd_.get(), &host) == 0 && u64{host.f_bavail} * host.f_frsize < length + spare)
+    return Status(Errc::kNoSpace, fmt::format("{}: the host's file system is full", path()));
+  Status reserved;
+  do reserved = allocate(static_cast<off_t>(at.value), static_cast<off_t>(length));
+  while (reserved.code() == Errc::kInterrupted);
+  // A host file system that cannot reserve: a store that finds no room is a SIGBUS, which the guard catches.
+  return reserved.code() == Errc::kIo && errno == EOPNOTSUPP ? Status() : reserved;
 }
 
 Status PoolMediaImpl::sync_all() {
   if (granularity_ == Granularity::kVolatile || identity_.kind == PoolKind::kDevdax || identity_.read_only) return {};
-  if (::fsync(fd_.get()) == 0) return {};
+  if (!PINDAX_FAILS("pmem.sync") && ::fsync(fd_.get()) == 0) return {};
   return lost("the host could not write it to its disk");
 }
 

@@ -44,9 +44,11 @@ class PoolMediaImpl final : public PoolMedia {
   Status flush(PoolOffset at, u64 length) override;
   Status drain() override;
   Status flush_ranges(std::span<const ByteRange> ranges) override;
+  Status reserve(PoolOffset at, u64 length, u64 spare) override;
   Status punch(PoolOffset at, u64 length) override;
   Status sync_all() override;
   bool failed() const override { return failed_.load(std::memory_order_acquire); }
+  void give_up() override { failed_.store(true, std::memory_order_release); }
 
   PoolKind kind() const override { return identity_.kind; }
   const std::string& path() const override { return identity_.path; }
@@ -75,6 +77,7 @@ class PoolMediaImpl final : public PoolMedia {
   Status store(PoolOffset at, u64 length, F f);
   Status lost(const char* what);
   Status unreadable(BusFault fault) const;
+  Status allocate(off_t offset, off_t bytes);  // of the host file
 
   const UniqueFd fd_;
   const Identity identity_;
