@@ -17,9 +17,11 @@
 #include <cstring>
 #include <thread>
 
+#include "base/fail_points.h"
 #include "base/steps.h"
 #include "daemon/log.h"
 #include "daemon/mount_client.h"
+#include "daemon/pool_watch.h"
 #include "daemon/serve.h"
 #include "fuse/mount.h"
 
@@ -37,8 +39,9 @@ sigset_t ending_signals() {
 }
 
 void prepare_process() {
-  ::signal(SIGHUP, SIG_IGN);
-  ::signal(SIGPIPE, SIG_IGN);
+  // What ends a process that does not expect it: a stray kill -USR1 must not take the mount away.
+  for (const int s : {SIGHUP, SIGPIPE, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO}) ::signal(s, SIG_IGN);
+  PoolWatch::prepare();
   const sigset_t set = ending_signals();
   ::pthread_sigmask(SIG_BLOCK, &set, nullptr);  // inherited by all threads; read from a signalfd
   rlimit files{};
@@ -141,7 +144,10 @@ Status run_daemon(const DaemonOptions& options, Readiness& readiness) {
   PINDAX_TRY(start_log(options));
   if (const std::string wrong = steps::arm_from_environment(); !wrong.empty())
     return Status(Errc::kInvalid, wrong);
+  if (const std::string wrong = fail_points::arm_from_environment(); !wrong.empty())
+    return Status(Errc::kInvalid, wrong);
   PINDAX_ASSIGN(auto media, open_pool(options));
+  PINDAX_ASSIGN(auto watch, PoolWatch::start(*media, options.mount_point));
   Executor executor(std::max(2u, std::thread::hardware_concurrency()));
   MountOptions fs_options = options.fs;
   fs_options.sync = options.sync.value_or(default_sync_mode(media->granularity()));
@@ -157,6 +163,7 @@ Status run_daemon(const DaemonOptions& options, Readiness& readiness) {
   }
   executor.stop();
   fs.reset();
+  watch.reset();
   media.reset();
   if (status.ok()) spdlog::info("{} is unmounted", options.pool);
   spdlog::shutdown();

@@ -29,6 +29,8 @@ Status system_error(const char* what) {
   return Status(from_errno(errno), std::string(what) + ": " + std::strerror(errno));
 }
 
+UniqueFd open_spare() { return UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC)); }
+
 Result<struct sockaddr_un> socket_address(const std::string& path) {
   struct sockaddr_un address = {};
   address.sun_family = AF_UNIX;
@@ -86,6 +88,7 @@ Result<std::unique_ptr<Server>> Server::start(FileSystem& fs, ServerOptions opti
   server->epoll_ = UniqueFd(::epoll_create1(EPOLL_CLOEXEC));
   server->wake_ = UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!server->epoll_ || !server->wake_) return system_error("epoll");
+  server->spare_ = open_spare();
   server->context_.epoll_fd = server->epoll_.get();
   PINDAX_TRY(server->listen());
   watch(server->epoll_.get(), server->listener_.get(), EPOLLIN, kListenerTag);
@@ -185,13 +188,23 @@ void Server::serve(u64 tag, u32 events) {
     end_session(session, Status(Errc::kNotConnected, "hang-up"));
 }
 
+// No descriptor is left: the one kept for this tells the caller that it is not welcome, who would else knock forever.
+bool Server::turn_away() {
+  spdlog::error("no descriptors left for a new client: raise the limit of open files");
+  spare_.reset();
+  const bool turned = UniqueFd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK)).get() >= 0;
+  spare_ = open_spare();
+  return turned && spare_;
+}
+
 void Server::accept_clients() {
   for (;;) {
     UniqueFd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!socket) {
-      if (errno == EMFILE || errno == ENFILE)
-        spdlog::error("no descriptors left for a new client: raise the limit of open files");
-      return;
+      if (errno == EINTR || errno == ECONNABORTED) continue;
+      if (errno != EMFILE && errno != ENFILE) return;
+      if (!turn_away()) return;
+      continue;
     }
     Result<Peer> peer = identify_peer(socket.get());
     if (!peer.ok()) {

@@ -48,6 +48,7 @@ class Server {
   Status listen();
   void run();
   void accept_clients();
+  bool turn_away();
   void serve(u64 tag, u32 events);
   void end_session(const std::shared_ptr<Session>& session, const Status& why);
   void housekeeping();
@@ -66,6 +67,7 @@ class Server {
   std::function<void()> shutdown_ GUARDED_BY(mutex_);
 
   // Loop thread.
+  UniqueFd spare_;  // a descriptor to give up when no other is left
   std::map<u64, std::shared_ptr<Session>> dying_;  // hung up, memory perhaps not gone
   u64 next_session_ = 1;
   Clock::time_point next_housekeeping_;
