@@ -189,10 +189,11 @@ int attach_pool(pindax_client& c, const std::string& pool_path) {
   return 0;
 }
 
-// Builds for tests only.
+// Builds for tests only, and not in programs that run with more rights than their user.
 void arm_steps() {
 #if defined(PINDAX_STEPS)
   static const bool once = [] {
+    if (::secure_getenv("PINDAX_STEPS") == nullptr) return true;
     const std::string wrong = steps::arm_from_environment();
     if (!wrong.empty()) std::fprintf(stderr, "%s\n", wrong.c_str());
     return true;
@@ -212,12 +213,14 @@ int attach(pindax_client& c, const char* where) {
   if (const int error = c.send(proto::Type::kHello, 1, &hello, sizeof(hello)); error != 0) return error;
   std::string pool_path;
   if (const int error = receive_welcome(c, pool_path); error != 0) return error;
+  PINDAX_STEP("client.welcomed");
   if (const int error = make_shared_memory(c); error != 0) return error;
   c.leases = std::make_unique<Leases>(c);
   // The application's signal handlers run on its own threads: one that touches a mapping would deadlock ours.
   const SignalsBlocked blocked;
   c.service = std::thread([&c] { c.run_service(); });
   if (const int error = attach_pool(c, pool_path); error != 0) return error;
+  PINDAX_STEP("client.attached");
   if (c.direct && c.uffd) c.faults = std::thread([&c] { c.run_faults(); });
   c.leases->start();
   return 0;
@@ -275,13 +278,15 @@ PINDAX_API int pindax_attach(const char* where, const struct pindax_attach_optio
 
 PINDAX_API int pindax_detach(struct pindax_client* c) {
   if (c == nullptr) return 0;
-  std::vector<pindax_mapping*> left;
-  {
-    MutexLock lock(c->mappings_mutex);
-    for (pindax_mapping* m : c->by_id)
-      if (m != nullptr) left.push_back(m);
+  for (std::size_t id = 0;; ++id) {  // a loop without a list: this is a call that cannot fail
+    pindax_mapping* m;
+    {
+      MutexLock lock(c->mappings_mutex);
+      if (id >= c->by_id.size()) break;
+      m = c->by_id[id];
+    }
+    (void)pindax_unmap(m);
   }
-  for (pindax_mapping* m : left) (void)pindax_unmap(m);
   {
     MutexLock lock(c->mappings_mutex);
     for (pindax_mapping* m : c->unmapped) delete m;

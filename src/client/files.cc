@@ -53,6 +53,9 @@ u32 current_umask() {
 int open_handle(pindax_client& c, const char* path, int flags, unsigned mode) {
   const proto::OpenBody body{static_cast<u32>(flags & ~O_CLOEXEC), mode, (flags & O_CREAT) != 0 ? current_umask() : 0,
                              static_cast<u32>(::gettid())};
+  std::map<int, u64> made;  // before anything happens that would have to be undone
+  made.emplace(-1, 0);
+  auto node = made.extract(made.begin());
   Reply reply;
   if (const int error = c.call(proto::Type::kOpen, body, reply, path); error != 0) return error;
   proto::OpenReply opened{};
@@ -66,8 +69,11 @@ int open_handle(pindax_client& c, const char* path, int flags, unsigned mode) {
     (void)c.call(proto::Type::kClose, close_body, ignored);
     return error;
   }
+  node.key() = fd;
+  node.mapped() = opened.handle;
   MutexLock lock(c.files_mutex);
-  c.handles[fd] = opened.handle;
+  c.handles.erase(fd);  // of a descriptor that was closed behind our back
+  c.handles.insert(std::move(node));
   return fd;
 }
 

@@ -6,6 +6,7 @@
 #include <pthread.h>
 
 #include <mutex>
+#include <new>
 
 #include "client/client.h"
 #include "client/signals.h"
@@ -39,8 +40,11 @@ void in_child() NO_THREAD_SAFETY_ANALYSIS {
 }  // namespace
 
 void install_fork_handler() {
-  static std::once_flag once;
-  std::call_once(once, [] { ::pthread_atfork(before_fork, in_parent, in_child); });
+  static std::mutex once;
+  static bool installed = false;
+  const std::lock_guard lock(once);
+  if (!installed && ::pthread_atfork(before_fork, in_parent, in_child) != 0) throw std::bad_alloc();
+  installed = true;
 }
 
 void fork_list_add(pindax_client& c) {

@@ -20,14 +20,17 @@ using namespace pindax::client;
 
 namespace {
 
+// Throws std::bad_alloc with nothing done.
 void enter(pindax_mapping& m) {
   pindax_client& c = *m.client;
   MutexLock lock(c.mappings_mutex);
   if (c.by_id.size() <= m.id) c.by_id.resize(std::max<std::size_t>(m.id + 1, 2 * c.by_id.size()));
+  c.unmapped.reserve(c.unmapped.size() + c.by_id.size());  // so that retire() finds room
+  if (m.direct) {
+    MutexLock address_lock(c.address_mutex);
+    c.by_address[m.base] = &m;
+  }
   c.by_id[m.id] = &m;
-  if (!m.direct) return;
-  MutexLock address_lock(c.address_mutex);
-  c.by_address[m.base] = &m;
 }
 
 // The memory goes before the daemon is told that it is gone. The service thread stays away from now on: what it
@@ -147,7 +150,14 @@ int map(pindax_client& c, int fd, u64 offset, std::size_t length, int prot, int 
   m->gate = &c.gate(m->id);
   m->inode = answer.inode;
   PINDAX_STEP("client.map_replied");
-  enter(*m);
+  try {
+    enter(*m);
+  } catch (const std::bad_alloc&) {
+    ::munmap(reinterpret_cast<void*>(m->base), m->span);
+    const proto::UnmapBody unmap{m->id, 0};
+    (void)c.call(proto::Type::kUnmap, unmap, reply);
+    throw;
+  }
   if (m->direct && (flags & PINDAX_MAP_POPULATE) != 0) populate(*m);
   *out = m.release();
   return 0;

@@ -6,6 +6,7 @@
 
 #include <cerrno>
 
+#include "base/steps.h"
 #include "client/error.h"
 #include "client/mapping.h"
 
@@ -68,6 +69,7 @@ extern "C" PINDAX_API int pindax_persist(struct pindax_mapping* m, size_t offset
   if (const int error = persist_bytes(*m, m->base + offset, length); error != 0) return error;
   // Looked at after the stores are durable: a grant made for one of them has set it before.
   if (m->direct && m->client->gate(m->id).uncommitted.load(std::memory_order_seq_cst) == 0) return 0;
+  PINDAX_STEP("client.persist_bytes");
   const proto::PersistBody body{m->id, 0, m->file_offset + offset, m->file_offset + offset + length};
   Reply reply;
   return m->client->call(proto::Type::kPersist, body, reply);

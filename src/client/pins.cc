@@ -105,7 +105,7 @@ int pin(pindax_mapping* m, size_t offset, size_t length, unsigned flags, struct 
   ThreadSlots* t = c.slot_pool->mine();
   if (t == nullptr) [[unlikely]] return fail(ENOMEM, "out of memory for this thread's pins");
   const u32 index = c.slot_pool->take(*t);
-  if (index == proto::kMaxSlots) [[unlikely]] return fail(ENOMEM, "this process holds a million pins, which is the limit");
+  if (index == proto::kMaxSlots) [[unlikely]] return fail(ENOMEM, "no memory for another pin, or a million of them are held, which is the limit");
   if (!t->holds_pins()) begin_episode(c, *t);
   const proto::PinFields f{m->id, flags, m->file_offset + offset, m->file_offset + offset + length, t->age, t->thread, t->episode, coarse_now_ns()};
   u64 word = proto::kNoGateWord;

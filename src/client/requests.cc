@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <new>
 
 namespace pindax::client {
 namespace {
@@ -22,7 +23,12 @@ u64 Requests::begin(Reply& reply) {
   if (free_.empty()) {
     const u32 next = entries_ / kSegmentEntries;
     if (next == kSegments) return 0;
-    segments_[next].store(new Segment(), std::memory_order_release);
+    try {
+      free_.reserve(entries_ + kSegmentEntries);  // wait() gives back into it
+      segments_[next].store(new Segment(), std::memory_order_release);
+    } catch (const std::bad_alloc&) {
+      return 0;
+    }
     for (u32 i = kSegmentEntries; i-- > 0;) free_.push_back(entries_ + i);
     entries_ += kSegmentEntries;
   }

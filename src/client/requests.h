@@ -20,10 +20,9 @@ namespace pindax::client {
 
 // One reply, in the caller's storage.
 struct Reply {
-  explicit Reply(std::size_t capacity = 512) : bytes(capacity) {}
   i64 status = 0;              // of proto::ReplyBody
-  std::size_t length = 0;      // of what follows it, cut to the capacity
-  std::vector<std::byte> bytes;
+  std::size_t length = 0;      // of what follows it, cut to the room
+  std::array<std::byte, 512> bytes;
   std::atomic<u32> done{0};    // futex word: 1 when the rest is filled
 };
 
@@ -34,7 +33,8 @@ class Requests {
   Requests(const Requests&) = delete;
   Requests& operator=(const Requests&) = delete;
 
-  // An id for a request whose reply goes to `reply`, which must live until wait() has returned. 0: too many.
+  // An id for a request whose reply goes to `reply`, which must live until wait() has returned. 0: too many, or no memory for
+  // one more.
   u64 begin(Reply& reply) EXCLUDES(mutex_);
   // Sleeps until the reply is there or the connection is lost (status -ENOTCONN). Gives the id back.
   void wait(u64 id, Reply& reply) EXCLUDES(mutex_);

@@ -48,6 +48,7 @@ void pindax_client::run_service() {
     } else if (header.type == proto::Type::kGrant) {
       proto::GrantBody grant;
       if (!take(packet, length, grant)) continue;
+      PINDAX_STEP("client.grant");
       MutexLock lock(mappings_mutex);
       if (pindax_mapping* m = mapping_by_id(grant.mapping); m != nullptr && m->direct && !m->closing) install_grant(*this, *m, grant);
     } else if (header.type == proto::Type::kRecall) {

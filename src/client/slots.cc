@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "client/slots.h"
 
+#include <pthread.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <map>
 #include <new>
 
@@ -27,19 +29,24 @@ Registry& registry() {
 }
 
 // At the end of a thread its slots and states go back to the pools.
-struct TableOwner {
-  ~TableOwner() {
-    if (all == nullptr) return;
-    {
-      MutexLock lock(registry().mutex);
-      for (const CachedSlots& known : *all)
-        if (auto it = registry().pools.find(known.serial); it != registry().pools.end()) it->second->retire(*known.state);
-    }
-    delete all;
-    all = nullptr;
-    cached_slots = {};
+void end_of_thread(void*) {
+  if (all == nullptr) return;
+  {
+    MutexLock lock(registry().mutex);
+    for (const CachedSlots& known : *all)
+      if (auto it = registry().pools.find(known.serial); it != registry().pools.end()) it->second->retire(*known.state);
   }
-};
+  delete all;
+  all = nullptr;
+  cached_slots = {};
+}
+
+// Sees to it that end_of_thread() runs. A thread-local object would do, but one whose making finds no memory ends the process.
+bool watch_thread() {
+  static pthread_key_t key;
+  static const bool made = ::pthread_key_create(&key, end_of_thread) == 0;
+  return made && ::pthread_setspecific(key, &cached_slots) == 0;
+}
 
 }  // namespace
 
@@ -68,8 +75,7 @@ SlotPool::~SlotPool() {
 }
 
 ThreadSlots* SlotPool::make_mine() {
-  static thread_local TableOwner owner;
-  (void)owner;
+  if (!watch_thread()) return nullptr;
   if (all == nullptr) all = new (std::nothrow) std::vector<CachedSlots>();
   if (all == nullptr) return nullptr;
   for (const CachedSlots& known : *all) {
@@ -77,7 +83,18 @@ ThreadSlots* SlotPool::make_mine() {
     cached_slots = known;
     return known.state;
   }
+  try {
+    return enrol();
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+
+// Throws std::bad_alloc with nothing done.
+ThreadSlots* SlotPool::enrol() {
+  all->reserve(all->size() + 1);
   MutexLock lock(mutex_);
+  retired_.reserve(threads_.size() + 1);  // so that retire() finds room
   ThreadSlots* state = nullptr;
   for (ThreadSlots*& candidate : retired_) {
     if (candidate->holds_pins()) continue;  // others still end pins of the thread that had it
@@ -107,6 +124,13 @@ u32 SlotPool::take_shared() {
     return index;
   }
   if (high_water_ == proto::kMaxSlots) return proto::kMaxSlots;
+  if (free_.capacity() <= high_water_) {  // room for every slot there is: giving one back must not fail
+    try {
+      free_.reserve(std::max<std::size_t>(64, 2 * high_water_));
+    } catch (const std::bad_alloc&) {
+      return proto::kMaxSlots;
+    }
+  }
   const u32 index = high_water_++;
   reinterpret_cast<proto::SlotHeader*>(area_)->high_water.store(high_water_, std::memory_order_seq_cst);
   return index;

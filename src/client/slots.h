@@ -51,7 +51,7 @@ class SlotPool {
     if (cached_slots.serial == serial_) [[likely]] return cached_slots.state;
     return make_mine();
   }
-  // A free slot for this thread, or kMaxSlots if there is none left.
+  // A free slot for this thread, or kMaxSlots if there is none left or no memory to keep the books.
   u32 take(ThreadSlots& thread) {
     if (thread.free_count != 0) [[likely]] return thread.free[--thread.free_count];
     return take_shared();
@@ -69,6 +69,7 @@ class SlotPool {
  private:
   u32 take_shared() EXCLUDES(mutex_);
   ThreadSlots* make_mine() EXCLUDES(mutex_);
+  ThreadSlots* enrol() EXCLUDES(mutex_);
 
   std::byte* area_;
   const u64 serial_;  // tells pools apart that live at the same address one after the other

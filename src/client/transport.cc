@@ -50,7 +50,7 @@ int pindax_client::call(proto::Type type, const void* body, std::size_t body_len
                         const int* descriptors, unsigned descriptor_count) {
   if (const int error = usable(); error != 0) return error;
   const u64 id = requests.begin(reply);
-  if (id == 0) return fail(EAGAIN, "too many requests under way in this process");
+  if (id == 0) return fail(ENOMEM, "no memory for another request");
   if (const int error = send(type, id, body, body_length, rest, descriptors, descriptor_count); error != 0) {
     requests.deliver(id, error, nullptr, 0);
     requests.wait(id, reply);
