@@ -3,6 +3,7 @@
 // Superblocks and journal headers, which must be good before anything else can be read, and the rounds of walk and repair.
 #include "fsck/fsck.h"
 
+#include <cstddef>
 #include <cstring>
 
 #include "fmt/format.h"
@@ -27,6 +28,33 @@ namespace {
 
 // Trees come back in the first round, names in the second, counts in the third; damage within damage takes longer.
 constexpr unsigned kRoundsMax = 8;
+
+const std::string kTornText = "a crash came while it was written: the other copy is good, and the next mount writes this one anew";
+
+// Whether a copy that fails its check may be a crash in the middle of its writing: what never changes is right, and only what each
+// mount, unmount or checkpoint writes is not. A mount heals that.
+bool torn_by_crash(const format::Superblock& bad, const format::Superblock& good) {
+  format::Superblock expected = bad;
+  constexpr std::size_t kFixed = offsetof(format::Superblock, state);
+  std::memcpy(reinterpret_cast<std::byte*>(&expected), &good, kFixed);
+  expected.self_offset =
+      format::kSuperblockOffsets[good.self_offset == format::kSuperblockOffsets[0] ? 1 : 0];
+  expected.sequence = bad.sequence;
+  std::memcpy(expected.reserved, good.reserved, sizeof expected.reserved);
+  return std::memcmp(&expected, &bad, sizeof bad) == 0;
+}
+
+bool torn_by_crash(const format::JournalHeader& bad, BlockNo self) {
+  format::JournalHeader expected{};
+  expected.magic = format::kJournalMagic;
+  expected.version = format::kVersion;
+  expected.self_block = self.value;
+  expected.sequence = bad.sequence;
+  expected.head = bad.head;
+  expected.epoch = bad.epoch;
+  expected.crc = bad.crc;
+  return std::memcmp(&expected, &bad, sizeof bad) == 0;
+}
 
 class Run {
  public:
@@ -82,7 +110,9 @@ Status Run::superblocks() {
                                               sb_.pool_blocks * kBlockSize));
   const std::string where = fmt::format("copy at byte {}", format::kSuperblockOffsets[1 - best]);
   if (!checked[1 - best].ok()) {
-    add({FsckSeverity::kError, "superblock", where, std::string(checked[1 - best].message()), false});
+    const bool torn = torn_by_crash(copy[1 - best], sb_);
+    add({torn ? FsckSeverity::kNote : FsckSeverity::kError, "superblock", where,
+         torn ? kTornText : std::string(checked[1 - best].message()), false});
   } else if (copy[0].sequence != copy[1].sequence) {
     add({FsckSeverity::kNote, "superblock", where, "is older than the other copy", false});
   } else {
@@ -104,7 +134,9 @@ Status Run::journal_headers(bool* usable) {
   for (unsigned i = 0; i < 2; ++i) {
     const BlockNo self(geometry_.journal_block + i);
     if (checked[i].ok()) continue;
-    add({FsckSeverity::kError, "journal", fmt::format("block {}", self.value), std::string(checked[i].message()), false});
+    const bool torn = *usable && torn_by_crash(copy[i], self);
+    add({torn ? FsckSeverity::kNote : FsckSeverity::kError, "journal", fmt::format("block {}", self.value),
+         torn ? kTornText : std::string(checked[i].message()), false});
     if (!options_.repair || !*usable) continue;
     format::JournalHeader good = copy[1 - i];
     good.self_block = self.value;

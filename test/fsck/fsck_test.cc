@@ -48,6 +48,41 @@ TEST_CASE("fsck: either superblock comes back from the other") {
   REQUIRE(differences(before, b.picture()).empty());
 }
 
+TEST_CASE("fsck: a superblock or journal header that a crash tore is a note, and a mount heals it") {
+  FsckBench b;
+  const auto before = b.picture();
+  const unsigned which = GENERATE(0u, 1u, 2u, 3u);
+  if (which < 2) {
+    // As a store of the next mount that got only some of its sectors to the media.
+    const PoolOffset at(format::kSuperblockOffsets[which]);
+    format::Superblock torn;
+    REQUIRE(b.media->read(at, &torn, sizeof torn).ok());
+    torn.sequence += 1;
+    torn.state = static_cast<u32>(format::PoolState::kMounted);
+    torn.mount_count += 1;
+    REQUIRE(b.media->write(at, &torn, 512).ok());
+  } else {
+    const PoolOffset at = block_offset(BlockNo(b.geometry.journal_block + which - 2));
+    format::JournalHeader torn;
+    REQUIRE(b.media->read(at, &torn, sizeof torn).ok());
+    torn.sequence += 1;
+    torn.head += 4096;
+    REQUIRE(b.media->write(at, &torn, sizeof torn).ok());
+  }
+  const FsckReport crashed = b.check(false);
+  INFO(FsckBench::text(crashed));
+  REQUIRE(crashed.exit_code() == 0);
+  REQUIRE(FsckBench::text(crashed).find("a crash came") != std::string::npos);
+  // The same bytes wrong in what never changes are damage.
+  if (which < 2) {
+    b.junk(PoolOffset(format::kSuperblockOffsets[which] + offsetof(format::Superblock, uuid)), 1);
+    REQUIRE(b.check(false).exit_code() == 4);
+    b.junk(PoolOffset(format::kSuperblockOffsets[which] + offsetof(format::Superblock, uuid)), 1);
+  }
+  REQUIRE(differences(before, b.picture()).empty());
+  REQUIRE(FsckBench::text(b.check(false)).find("a crash came") == std::string::npos);
+}
+
 TEST_CASE("fsck: without a superblock nothing is touched") {
   FsckBench b;
   for (const u64 at : format::kSuperblockOffsets) b.junk(PoolOffset(at), 100);
