@@ -14,6 +14,8 @@
 //   onlease keep|unpin      what is done about a lease that is asked for (keep)
 //   asked                   how many leases were asked for
 //   churn OFFSET LENGTH MS  pins and unpins without pause
+//   storm US                a signal to this process every so many microseconds from now on; handlers do not restart calls; 0: no more
+//   signals                 how many came
 //   truncate SIZE [POLICY MS], fallocate MODE OFFSET LENGTH [POLICY MS]     POLICY: 0 inherit … 4 evict
 //   clone SOURCE OFFSET DESTINATION OFFSET LENGTH, dedupe (the same) -> bytes deduped
 //   time_stores OFFSET LENGTH   a store to each page -> the median in nanoseconds
@@ -42,6 +44,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -72,6 +75,17 @@ void on_bus(int, siginfo_t*, void*) {
   if (guarded != 0) siglongjmp(bus_jump, 1);
   ::signal(SIGBUS, SIG_DFL);
   ::raise(SIGBUS);
+}
+
+std::atomic<unsigned long> signals{0};
+
+// SIGALRM without SA_RESTART: whatever can be interrupted is.
+void storm(long microseconds) {
+  struct sigaction action{};
+  action.sa_handler = [](int) { signals.fetch_add(1); };
+  ::sigaction(SIGALRM, &action, nullptr);
+  const itimerval period{{0, microseconds}, {0, microseconds}};
+  ::setitimer(ITIMER_REAL, &period, nullptr);
 }
 
 struct State {
@@ -518,7 +532,13 @@ bool step(State& s, const std::string& line) {
     long ms = 0;
     words >> offset >> length >> ms;
     churn(s, offset, length, ms);
-  } else if (command == "truncate") {
+  } else if (command == "storm") {
+    long microseconds = 0;
+    words >> microseconds;
+    storm(microseconds);
+    ok();
+  } else if (command == "signals") ok(std::to_string(signals.load()));
+  else if (command == "truncate") {
     words >> length;
     const auto o = change_options(words);
     answer(pindax_truncate_ext(s.client, s.fd, length, &o));
@@ -598,6 +618,7 @@ bool step(State& s, const std::string& line) {
 
 int main(int argc, char** argv) {
   if (argc != 2 && argc != 3) return 2;
+  std::ios::sync_with_stdio(false);  // stdio gives up when a signal interrupts it
   struct sigaction action{};
   action.sa_sigaction = on_bus;
   action.sa_flags = SA_SIGINFO | SA_NODEFER;
@@ -613,7 +634,7 @@ int main(int argc, char** argv) {
   }
   std::cout << "ready" << std::endl;
   std::string line;
-  while (std::getline(std::cin, line) && step(state, line)) {
-  }
-  return 0;
+  while (std::getline(std::cin, line))
+    if (!step(state, line)) return pindax_detach(state.client);
+  return 0;  // the end of the input is a death without a farewell
 }

@@ -106,6 +106,11 @@ class Mount:
     def daemon_pid(self):
         return json.loads(run(PINDAX, "info", self.path, "--json").stdout)["daemon_pid"]
 
+    def daemon_pid_or_none(self):
+        """None if the daemon is gone already."""
+        done = run(PINDAX, "info", self.path, "--json", ok=None)
+        return json.loads(done.stdout)["daemon_pid"] if done.returncode == 0 else None
+
     def kill_daemon(self):
         """kill -9 and removal of the dead mount point."""
         pid = self.daemon_pid()
@@ -130,8 +135,8 @@ class Mount:
         check(line.startswith("pinned"), f"pindax pin said {line!r}")
         return child
 
-    def client(self, *how):
-        return Client(self, *how)
+    def client(self, *how, env=None, limits=()):
+        return Client(self, *how, env=env, limits=limits)
 
     def pins(self, *extra):
         return json.loads(run(PINDAX, "pins", self.path, "--json", *extra).stdout)
@@ -226,9 +231,13 @@ class StepPoint:
 class Client:
     """A process that uses the library, driven line by line (client_driver.cc). Each call returns the driver's answer."""
 
-    def __init__(self, mount, *how):
-        self.process = mount.spawn(DRIVER, mount.path, *how, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
-        check_equal(self.process.stdout.readline().strip(), "ready", "client driver")
+    def __init__(self, mount, *how, env=None, limits=()):
+        """env: added to the environment; limits: a command to run the client under."""
+        self.process = mount.spawn(*limits, DRIVER, mount.path, *how, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+                                   env={**os.environ, **(env or {})})
+        line = self.process.stdout.readline().strip()
+        if line != "ready":
+            raise Failed(f"client driver: {line or self.process.wait(10)}")
 
     @property
     def pid(self):

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The daemon killed at every step point of its rooms, under load with clients attached. Slow: test_faults.py takes a sample."""
+import sys
+
+from harness import *
+from step_load import daemon_round, step_points
+
+# Points that this load does not reach, and why.
+ELSEWHERE = {
+    "alloc.hurry": "needs a full pool: test/alloc",
+    "held_back.pin_ended": "policy quarantine: test/layout",
+    "layout.release_quarantine": "policy quarantine: test/layout",
+    "slow_pin.sleeping": "needs a break that sleeps: test/layout",
+}
+
+
+@options(mounted=False)
+def test_every_step(m):
+    """[D2] killed at any step point under load, with clients attached, the daemon loses nothing acknowledged and the pool is whole"""
+    seed = random.randrange(1 << 30)
+    points = step_points(client=False)
+    m.mount(), m.umount()
+    missed = []
+    for number, point in enumerate(points):
+        reached = False
+        for nth in (1, random.randrange(2, 30)):
+            reached = daemon_round(m, point, nth, seed + number) or reached
+            print(f"        {point}@{nth} {'reached' if reached else 'not reached'}", flush=True)
+        if not reached and not daemon_round(m, point, 1, seed + number, seconds=4):
+            missed.append(point)
+    unknown = [p for p in missed if p not in ELSEWHERE]
+    print(f"        {len(points)} points, {len(points) - len(missed)} reached; not reached: {missed}")
+    check(len(unknown) <= len(points) // 4, f"most of the load's points are no longer reached: {unknown}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(globals()))
