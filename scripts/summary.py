@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""Prints what a meson test run did: the skipped ones by name and reason, then 'N passed, N failed, N skipped'.
+"""Prints what meson test runs (their logs are the arguments) did: the skipped ones by name and reason, then 'N passed, N failed, N skipped'.
 
 A test program may count for itself: the last line of its output of the form 'N passed, N failed[, N skipped]' (ours) or
 Catch2's 'test cases: N | N passed | N failed' or 'All tests passed (… in N test cases)' is added up; else it counts as one."""
@@ -30,9 +30,10 @@ def counts(test):
 
 def main():
     passed = failed = skipped = 0
-    with open(sys.argv[1]) as log:
-        for line in log:
-            test = json.loads(line)
+    for path in sys.argv[1:]:
+        with open(path) as log:
+            tests = [json.loads(line) for line in log]
+        for test in tests:
             p, f, s = counts(test)
             if test["result"] not in ("OK", "SKIP", "EXPECTEDFAIL") and f == 0:
                 f = 1  # died before it could count
