@@ -33,6 +33,7 @@ class Load:
         self.stop = threading.Event()
         self.files = {}
         self.gone = set()
+        self.mapper = None  # a process of its own: a mapping of the mount is a SIGBUS when the daemon dies
         self.threads = [threading.Thread(target=self.guard, args=(work, random.Random(seed + i)), daemon=True)
                         for i, work in enumerate((self.names, self.data, self.layout, self.client))]
         for thread in self.threads:
@@ -88,9 +89,12 @@ class Load:
         fd = os.open(path, os.O_RDWR | os.O_CREAT)
         try:
             os.posix_fallocate(fd, 0, 512 * KiB)
-            with mmap_of(fd, 512 * KiB) as memory:
-                memory[rng.randrange(512) * KiB] = 1
-                memory[100 * KiB:101 * KiB]
+            if self.mapper is None:
+                self.mapper = self.m.client()
+                self.mapper.ask("open", "shared", "rw")
+                self.mapper.ask("mmap", 512 * KiB)
+            self.mapper.send("mstore", rng.randrange(512) * KiB, "01"), self.mapper.answer()
+            self.mapper.send("mload", 100 * KiB, 16), self.mapper.answer()
             os.pwrite(fd, b"p" * 5000, rng.randrange(400000))
             fallocate_fd(fd, FALLOC_PUNCH | FALLOC_KEEP_SIZE, rng.randrange(64) * 4096, 8 * 4096)
             os.ftruncate(fd, rng.randrange(1, 512 * KiB))
@@ -127,11 +131,6 @@ class Load:
         for thread in self.threads:
             thread.join(20)
             check(not thread.is_alive(), "a thread of the load hangs after the daemon's end")
-
-
-def mmap_of(fd, length):
-    import mmap
-    return mmap.mmap(fd, length)
 
 
 def fallocate_fd(fd, mode, offset, length):

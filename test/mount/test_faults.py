@@ -329,6 +329,31 @@ def test_client_without_descriptors(m):
     check(ready >= 1, "no limit was enough")
 
 
+# ---- Memory ----
+
+def starved(where, name):
+    done = run(BUILD / "test/mount/starved_client", where, name, ok=None)
+    check(done.returncode == 0, f"exit {done.returncode}\n{done.stdout}{done.stderr}")
+
+
+def test_client_without_memory(m):
+    """a client without memory: every call says ENOMEM at each allocation in turn, leaves nothing behind, and works again afterwards"""
+    m.file("f", 64 * KiB, fill=ord("x"))
+    starved(m.path, "/f")
+    check_equal((m.path / "f").read_bytes(), b"x" * 64 * KiB, "contents")
+
+
+@options(mounted=False)
+def test_client_without_memory_or_mount(m):
+    """the same with a daemon that serves without a mount"""
+    m.mount()
+    m.file("f", 64 * KiB, fill=ord("x"))
+    m.umount()
+    m.spawn(PINDAXD, "--no-mount", "--socket", m.dir / "socket", m.pool, "--foreground", stderr=subprocess.DEVNULL)
+    wait_until((m.dir / "socket").exists, "the daemon listens")
+    starved(m.dir / "socket", "/f")
+
+
 # ---- Step points ----
 
 @options(mounted=False)
