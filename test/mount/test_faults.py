@@ -343,17 +343,6 @@ def test_client_without_memory(m):
     check_equal((m.path / "f").read_bytes(), b"x" * 64 * KiB, "contents")
 
 
-@options(mounted=False)
-def test_client_without_memory_or_mount(m):
-    """the same with a daemon that serves without a mount"""
-    m.mount()
-    m.file("f", 64 * KiB, fill=ord("x"))
-    m.umount()
-    m.spawn(PINDAXD, "--no-mount", "--socket", m.dir / "socket", m.pool, "--foreground", stderr=subprocess.DEVNULL)
-    wait_until((m.dir / "socket").exists, "the daemon listens")
-    starved(m.dir / "socket", "/f")
-
-
 # ---- Step points ----
 
 @options(mounted=False)
