@@ -102,7 +102,10 @@ void starve(const char* name, const std::function<int()>& call, const std::funct
 
 struct Bench {
   Bench(const char* daemon, const char* file) : where(daemon), name(file) {
-    check(pindax_attach(where, nullptr, &client) == 0, "attach");
+    pindax_attach_options options{};
+    options.size = sizeof(options);
+    options.lease_recall = [](pindax_mapping*, auto...) {};
+    check(pindax_attach(where, &options, &client) == 0, "attach");
     fd = pindax_open(client, name, O_RDWR, 0);
     check(fd >= 0, "open");
     check(pindax_map(client, fd, 0, 16 * kBlock, PROT_READ | PROT_WRITE, PINDAX_MAP_POPULATE, &mapping) == 0, "map");
