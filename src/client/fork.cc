@@ -5,7 +5,6 @@
 // the child lives, and blocks of a dead parent would rest in quarantine as long.
 #include <pthread.h>
 
-#include <mutex>
 #include <new>
 
 #include "client/client.h"
@@ -40,9 +39,8 @@ void in_child() NO_THREAD_SAFETY_ANALYSIS {
 }  // namespace
 
 void install_fork_handler() {
-  static std::mutex once;
   static bool installed = false;
-  const std::lock_guard lock(once);
+  const MutexLock lock(list_mutex);  // no handler of ours takes it before there is one
   if (!installed && ::pthread_atfork(before_fork, in_parent, in_child) != 0) throw std::bad_alloc();
   installed = true;
 }
