@@ -28,6 +28,7 @@
 #include <utility>
 
 namespace pindax {
+inline namespace library {  // names of its own for the linker: the daemon has a pindax::Mapping, too
 
 // code() holds the errno, what() the library's own words.
 class Error : public std::system_error {
@@ -243,6 +244,7 @@ class Client {
   struct pindax_client* client_ = nullptr;
 };
 
+}  // namespace library
 }  // namespace pindax
 
 #endif

@@ -3,7 +3,6 @@
 // The library against a server without a mount: direct mappings of a pool in shared memory.
 #include <fcntl.h>
 #include <linux/falloc.h>
-#include <pindax/pindax.hpp>
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -15,6 +14,9 @@
 #include <thread>
 
 #include "raw_client.h"
+
+// Behind the daemon's headers, where Mapping is the daemon's.
+#include <pindax/pindax.hpp>
 
 using namespace pindax::test;
 using pindax::InodeNo;
@@ -57,7 +59,7 @@ struct Setup {
     REQUIRE(client->is_direct(&why));
     file = client->open("/f", O_RDWR);
   }
-  pindax::Mapping map(std::size_t length = 16 * kBlockSize, int flags = 0) {
+  pindax::library::Mapping map(std::size_t length = 16 * kBlockSize, int flags = 0) {
     return client->map(file, 0, length, PROT_READ | PROT_WRITE, flags);
   }
   World world;
