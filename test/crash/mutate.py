@@ -40,7 +40,7 @@ PLANTS = {
         ("commit-before-drain", "PINDAX_TRY(drain());", "if (!PLANTED) PINDAX_TRY(drain());"),
     ],
     "fs/sync.cc": [
-        ("fsync-without-journal", "return store_->sync(store_->last_lsn());", "return PLANTED ? Status() : store_->sync(store_->last_lsn());"),
+        ("fsync-without-journal", "PINDAX_TRY(store_->sync(store_->last_lsn()));", "if (!PLANTED) PINDAX_TRY(store_->sync(store_->last_lsn()));"),
     ],
     "fs/mount.cc": [
         ("mount-unrecorded", "if (!options_.read_only) PINDAX_TRY(store_superblock());", "if (!options_.read_only && !PLANTED) PINDAX_TRY(store_superblock());"),
