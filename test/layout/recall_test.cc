@@ -203,6 +203,13 @@ TEST_CASE("policy: [R12] quarantine completes now; pinned blocks are released wh
     CHECK(f.quarantine.released().size() == 1);
     f.clients().client_memory_gone(*c);
   }
+  SECTION("unpinned and killed before the bell was heard: the page is translated still (D1)") {
+    proto::fast_unpin(c->slot(slot), [] {});
+    f.clients().client_gone(*c);
+    f.settle();
+    CHECK(f.quarantine.released().size() == 1);
+    f.clients().client_memory_gone(*c);
+  }
   CHECK(eventually([&] { return f.quarantine.released().size() == 2; }));
   CHECK(f.quarantine.released()[1].first == 33);
 }

@@ -135,8 +135,11 @@ TEST_CASE("revoke: only what frees blocks and says which may revoke; moved block
   SECTION("moves") { r.only_frees = false; }
   SECTION("does not say") { r.reports_freed = false; }
   SECTION("a client that is not watched") { f.c->watched = false; }
-  f.c->auto_ack = true;
-  CHECK(f.change(r)->result() == Errc::kOk);
+  auto change = f.change(r);
+  REQUIRE(eventually([&] { return f.c->recalls() == 1; }));
+  CHECK(change->applied == 0);  // asked before the change, not after it
+  f.c->acknowledge_next();
+  CHECK(change->result() == Errc::kOk);
   CHECK(f.c->recalls() == 1);
   CHECK(f.quarantine.punched().empty());
 }

@@ -163,7 +163,7 @@ TEST_CASE("server: nonsense in requests is an error of that client") {
   check_alive(world);
 }
 
-TEST_CASE("server: forged slots harm nobody") {
+TEST_CASE("server: [R33] forged slots harm nobody") {
   World world;
   world.make_file("f", 4 * kBlockSize, 'x');
   RawClient client(world);
