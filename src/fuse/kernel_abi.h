@@ -26,6 +26,7 @@ inline constexpr u64 kInitDirectIoAllowMmap = u64{1} << 36;  // 7.39: shared mma
 // OPEN reply flags.
 inline constexpr u32 kFopenDirectIo = 1u << 0;
 inline constexpr u32 kFopenKeepCache = 1u << 1;
+inline constexpr u32 kFopenNoFlush = 1u << 5;  // 7.34
 inline constexpr u32 kFopenParallelDirectWrites = 1u << 6;  // 7.38
 
 // Request flags that libfuse 3.14 drops.

@@ -14,7 +14,8 @@
 namespace pindax {
 namespace {
 
-constexpr u32 kOpenFlags = abi::kFopenDirectIo | abi::kFopenKeepCache | abi::kFopenParallelDirectWrites;
+constexpr u32 kOpenFlags =
+    abi::kFopenDirectIo | abi::kFopenKeepCache | abi::kFopenNoFlush | abi::kFopenParallelDirectWrites;
 
 // What chattr's flags forbid at open; the kernel does not know them.
 Status check_flags(Context& context, Inode& inode, int flags) {

@@ -215,6 +215,27 @@ def test_truncate_to_zero_scans_everything(m):
             check_equal(error.errno, errno.EINVAL)
 
 
+def test_close_does_not_wait(m):
+    """closing a descriptor of a file whose punch waits does not wait, nor does a child that drops inherited descriptors"""
+    path = m.file("f", 1 * MiB)
+    c = m.client()
+    c.ask("open", "f", "rw")
+    c.ask("map", 0, 1 * MiB)
+    c.ask("pin", 0, 0, 4096)
+    fd = os.open(path, os.O_RDWR)
+    work = Background(lambda: punch(path, 0, 4096))
+    m.wait_for_waiter()
+    # By a process of its own: what it waits for cannot hold this one up.
+    child = m.spawn(sys.executable, "-c", f"import os; os.close({fd}); print('closed', flush=True)", pass_fds=[fd], stdout=subprocess.PIPE)
+    closing = Background(child.stdout.readline)
+    try:
+        check_equal(closing.result(10), b"closed\n", "the child")
+    finally:
+        c.ask("unpin", 0)
+        work.result(10)
+        os.close(fd)
+
+
 def test_stale_translations_are_recalled(m):
     """[R15] [R16] after a truncate or punch a direct mapper sees zeros or SIGBUS, never old bytes"""
     path = m.file("f", 1 * MiB, fill=3)
