@@ -23,6 +23,7 @@
  * pindax_handle_signal() first.
  *
  * fork. A child has no mappings: its calls fail with -ENOTCONN, and touching a mapping's address is a SIGSEGV.
+ * exec ends the attachment with all its pins and mappings. The library may be loaded by dlopen; it stays loaded after dlclose.
  */
 #ifndef PINDAX_PINDAX_H
 #define PINDAX_PINDAX_H

@@ -124,6 +124,8 @@ struct pindax_client {
   // Descriptors that pindax_open made: pindax_pread and pindax_pwrite by mapping.
   pindax::client::FileTable files;
 
+  // What the service thread reads into. Not in thread-local storage, which would keep dlopen from loading the library.
+  const std::unique_ptr<std::byte[]> packet = std::make_unique<std::byte[]>(pindax::proto::kMaxMessageBytes);
   std::thread service;
   std::thread faults;
 

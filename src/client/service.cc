@@ -31,29 +31,28 @@ pindax_mapping* pindax_client::mapping_by_id(u32 id) { return id < by_id.size() 
 
 void pindax_client::run_service() {
   ::pthread_setname_np(::pthread_self(), "pindax-service");
-  alignas(8) static thread_local std::byte packet[proto::kMaxMessageBytes];
   std::atomic<u64>& processed = reinterpret_cast<proto::SlotHeader*>(slots)->processed;
   for (u64 packets = 1;; ++packets) {
     processed.store(packets, std::memory_order_release);
-    const long received = proto::receive_packet(socket.get(), packet, sizeof(packet), nullptr);
+    const long received = proto::receive_packet(socket.get(), packet.get(), proto::kMaxMessageBytes, nullptr);
     if (received <= 0) break;
     const auto length = static_cast<std::size_t>(received);
     proto::Header header;
     if (length < sizeof(header)) continue;
-    std::memcpy(&header, packet, sizeof(header));
+    std::memcpy(&header, packet.get(), sizeof(header));
     if (header.type == proto::Type::kReply) {
       proto::ReplyBody reply;
       constexpr std::size_t kFront = sizeof(header) + sizeof(reply);
-      if (take(packet, length, reply)) requests.deliver(header.request, reply.status, packet + kFront, length - kFront);
+      if (take(packet.get(), length, reply)) requests.deliver(header.request, reply.status, packet.get() + kFront, length - kFront);
     } else if (header.type == proto::Type::kGrant) {
       proto::GrantBody grant;
-      if (!take(packet, length, grant)) continue;
+      if (!take(packet.get(), length, grant)) continue;
       PINDAX_STEP("client.grant");
       MutexLock lock(mappings_mutex);
       if (pindax_mapping* m = mapping_by_id(grant.mapping); m != nullptr && m->direct && !m->closing) install_grant(*this, *m, grant);
     } else if (header.type == proto::Type::kRecall) {
       proto::RecallBody recall;
-      if (!take(packet, length, recall)) continue;
+      if (!take(packet.get(), length, recall)) continue;
       PINDAX_STEP("client.recall");
       {
         MutexLock lock(mappings_mutex);
@@ -65,7 +64,7 @@ void pindax_client::run_service() {
       (void)send(proto::Type::kRecallAck, 0, &ack, sizeof(ack));
     } else if (header.type == proto::Type::kPinRecall) {
       proto::PinRecallBody recall;
-      if (take(packet, length, recall)) leases->recalled(recall.slot, recall.deadline_ms);
+      if (take(packet.get(), length, recall)) leases->recalled(recall.slot, recall.deadline_ms);
     }
   }
   lost.store(true);
