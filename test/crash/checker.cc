@@ -141,23 +141,44 @@ class Compare {
     return inode != nullptr && offset < inode->data.size() ? static_cast<u8>(inode->data[offset]) : 0;
   }
 
-  // The byte that `version`, of moment `moment`, has where moment_ has offset `i`: collapses and inserts in between have moved
-  // it. Nothing if it was cut out.
-  std::optional<int> moved_byte(const ModelInode* version, u64 moment, u64 i, const std::vector<ModelInode::Shift>& shifts) const {
-    if (moment < moment_) {
+  using Shifts = std::vector<ModelInode::Shift>;
+  static constexpr u64 kCutOut = kMaxOffset, kInserted = kMaxOffset - 1;
+
+  // Where the byte that has offset `i` at moment `from` is at moment `to`: collapses and inserts in between have moved it.
+  static u64 moved(u64 i, u64 from, u64 to, const Shifts& shifts) {
+    if (to < from) {
       for (auto s = shifts.rbegin(); s != shifts.rend(); ++s) {
-        if (s->moment <= moment || s->moment > moment_ || i < s->offset) continue;
-        if (!s->collapse && i < s->offset + s->length) return 0;
+        if (s->moment <= to || s->moment > from || i < s->offset) continue;
+        if (!s->collapse && i < s->offset + s->length) return kInserted;
         i = s->collapse ? i + s->length : i - s->length;
       }
     } else {
       for (const auto& s : shifts) {
-        if (s.moment <= moment_ || s.moment > moment || i < s.offset) continue;
-        if (s.collapse && i < s.offset + s.length) return std::nullopt;
+        if (s.moment <= from || s.moment > to || i < s.offset) continue;
+        if (s.collapse && i < s.offset + s.length) return kCutOut;
         i = s.collapse ? i - s.length : i + s.length;
       }
     }
-    return byte_at(version, i);
+    return i;
+  }
+
+  // Bytes that may be found: those of the file at a moment, or of a file that it was cloned from, since a clone that did not last may
+  // show what its source had before.
+  struct Version {
+    const ModelInode* inode;
+    u64 moment;
+    u64 cloned = 0;  // the clone's moment; 0: the file itself
+    Shifts shifts;   // the source's
+  };
+  std::optional<int> byte_of_version(const Version& v, u64 i, const Shifts& shifts) const {
+    if (v.cloned == 0) {
+      i = moved(i, moment_, v.moment, shifts);
+    } else if (moment_ >= v.cloned) {
+      i = moved(i, moment_, v.cloned, shifts);
+      if (i < kInserted) i = moved(i, v.cloned, v.moment, v.shifts);
+    }
+    if (i == kCutOut) return std::nullopt;
+    return i == kInserted ? 0 : byte_at(v.inode, i);
   }
 
   // Every byte is one that the file had at this place since it was last made durable.
@@ -168,41 +189,43 @@ class Compare {
       auto it = durable.find(m);
       first = it == durable.end() ? 0 : it->second;
     }
-    std::vector<const ModelInode*> versions;
-    for (u64 i = first; i <= e_.hi; ++i) {
-      const auto& inodes = (*e_.history)[i].model.inodes;
-      auto it = inodes.find(m);
-      versions.push_back(it == inodes.end() ? nullptr : &it->second);
-    }
-    std::vector<ModelInode::Shift> shifts;
-    for (const ModelInode* v : versions)
-      if (v != nullptr) shifts = v->shifts;
-    // Blocks that came by a clone which did not last may show what its source had before.
-    const auto& now = (*e_.history)[e_.hi].model.inodes;
-    if (auto self = now.find(m); !e_.exact && self != now.end())
-      for (const auto& [source, when] : self->second.shares_of)
-        for (u64 i = 0; when > first && i <= e_.hi; ++i) {
-          const auto& inodes = (*e_.history)[i].model.inodes;
-          if (auto it = inodes.find(source); it != inodes.end()) versions.insert(versions.begin(), &it->second);
-        }
+    const auto at = [&](u64 moment, u32 id) {
+      const auto& inodes = (*e_.history)[moment].model.inodes;
+      const auto it = inodes.find(id);
+      return it == inodes.end() ? nullptr : &it->second;
+    };
+    const auto shifts_of = [&](u32 id) {
+      Shifts shifts;
+      for (u64 i = 0; i <= e_.hi; ++i)
+        if (const ModelInode* v = at(i, id)) shifts = v->shifts;
+      return shifts;
+    };
+    const Shifts shifts = shifts_of(m);
+    std::vector<Version> versions;
+    if (const ModelInode* self = at(e_.hi, m); !e_.exact && self != nullptr)
+      for (const auto& [source, when] : self->shares_of)
+        for (u64 i = 0; when > first && i <= e_.hi; ++i)
+          if (const ModelInode* v = at(i, source)) versions.push_back({v, i, when, shifts_of(source)});
+    const std::size_t own = versions.size();
+    for (u64 i = first; i <= e_.hi; ++i) versions.push_back({at(i, m), i, 0, {}});
     u64 filled_from = kMaxOffset;
     const bool shifted = !shifts.empty() && shifts.back().moment == e_.hi;
-    if (!shifted && e_.fresh_is_filled && moment_ == e_.hi && e_.hi > e_.lo && versions.size() >= 2) {
-      const ModelInode* before = versions[versions.size() - 2];
+    if (!shifted && e_.fresh_is_filled && moment_ == e_.hi && e_.hi > e_.lo && versions.size() >= own + 2) {
+      const ModelInode* before = versions[versions.size() - 2].inode;
       const u64 old_size = before == nullptr ? 0 : before->data.size();
       if (a.data.size() > old_size) filled_from = old_size;
     }
     for (u64 i = 0; i < a.data.size(); ++i) {
       const int got = static_cast<u8>(a.data[i]);
-      const bool good = i >= filled_from ? got == byte_at(versions.back(), i)
-                                         : std::any_of(versions.begin(), versions.end(), [&](const ModelInode*& v) {
-                                             const u64 moment = first + static_cast<u64>(&v - versions.data());
-                                             const auto byte = moved_byte(v, moment, i, shifts);
+      const ModelInode* const last = versions.back().inode;
+      const bool good = i >= filled_from ? got == byte_at(last, i)
+                                         : std::any_of(versions.begin(), versions.end(), [&](const Version& v) {
+                                             const auto byte = byte_of_version(v, i, shifts);
                                              return byte && *byte == got;
                                            });
       if (!good)
         return fmt::format("{}: byte {} is {:#x}{}, not {:#x}", path, i, got,
-                           got == kPoison ? " (from a block that nobody wrote)" : "", byte_at(versions.back(), i));
+                           got == kPoison ? " (from a block that nobody wrote)" : "", byte_at(last, i));
     }
     return {};
   }
