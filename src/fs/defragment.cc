@@ -15,6 +15,7 @@
 #include "base/steps.h"
 #include "fs/file_data.h"
 #include "fs/retried_change.h"
+#include "fs/share.h"
 
 namespace pindax {
 
@@ -210,10 +211,8 @@ class Move : public std::enable_shared_from_this<Move> {
     if (now_there.fragments != chunk_.fragments) return {};
     InodeNodes nodes(fs_.allocator(), *slot);
     ExtentEditor editor(tx, *slot, nodes);
-    PINDAX_ASSIGN(const FileBlock removed, editor.remove(chunk_.begin, chunk_.end, ~0u, [&](const ExtentInfo& e) {
-      fs_.allocator().free(tx, BlockRun{e.block, e.length}, grant.was_mapped);
-      return Status();
-    }));
+    RunReleaser releaser(fs_, tx, grant);
+    PINDAX_ASSIGN(const FileBlock removed, editor.remove(chunk_.begin, chunk_.end, ~0u, [&](const ExtentInfo& e) { return releaser.release(e); }));
     if (removed != chunk_.end) return Status(Errc::kCorrupt, "extents changed under an exclusive hold");
     for (ExtentInfo e : now_there.extents) {
       const bool data = holds_data(fs_, e);

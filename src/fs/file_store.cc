@@ -90,9 +90,9 @@ class Storer {
     ExtentReader reader(tx, slot);
     PINDAX_ASSIGN(const auto found, reader.at_or_after(block));
     const bool mapped = found && found->file_block <= block;
-    u64 stop = std::min(end_, round_down(at, kBlockSize) + kMostBytes);
-    if (found) stop = std::min(stop, byte_of(mapped ? found->file_end() : found->file_block));
-    if (job_.only_shared && !(mapped && found->shared)) return stop;
+    const u64 same_until = found ? std::min(end_, byte_of(mapped ? found->file_end() : found->file_block)) : end_;
+    if (job_.only_shared && !(mapped && found->shared)) return same_until;
+    u64 stop = std::min(same_until, round_down(at, kBlockSize) + kMostBytes);
     if (mapped && found->shared) {
       met_shared_ = true;
       const ExtentInfo part = clip_extent(*found, block, end_block(stop));

@@ -32,6 +32,7 @@ namespace {
 using format::PendingShift;
 
 constexpr FileBlock kFileEnd = end_block(format::kMaxFileBytes);
+constexpr std::size_t kMostSharedRanges = 256;
 
 PendingShift kind_of(const format::Inode& slot) { return static_cast<PendingShift>(slot.pending_shift.get()); }
 
@@ -175,12 +176,30 @@ class Shift : public std::enable_shared_from_this<Shift> {
     return {};
   }
 
-  // Blocks that others own, too, are about to lie elsewhere in the file: gates are slow for all of it (fs/share.h).
+  // Blocks that others own, too, are about to lie elsewhere in the file: gates are slow for all of it (fs/share.h),
   Status keep_gates_slow() {
     InodeLayout* layout = inode_->layout_if_any();
     if (layout == nullptr) return {};
-    PINDAX_ASSIGN(const bool shares, fs_.shares_blocks(*inode_, {offset_, kMaxOffset}));
-    if (shares) fs_.layout().set_shared(*layout, {offset_, kMaxOffset}, true);
+    PINDAX_ASSIGN(slow_, fs_.shares_blocks(*inode_, {offset_, kMaxOffset}));
+    if (slow_) fs_.layout().set_shared(*layout, {offset_, kMaxOffset}, true);
+    return {};
+  }
+
+  // until they are there; then where they lie. Not for many of them: a pin that goes the slow way for nothing is no harm.
+  Status let_gates_go(const format::Inode& slot) {
+    InodeLayout* layout = inode_->layout_if_any();
+    if (!slow_ || layout == nullptr) return {};
+    std::vector<ByteRange> shared;
+    PINDAX_TRY(ExtentReader(fs_.store(), slot).scan(first_block(offset_), kFileEnd, [&](const ExtentInfo& whole) {
+      const ExtentInfo e = clip_extent(whole, first_block(offset_), kFileEnd);
+      if (!e.shared) return true;
+      if (!shared.empty() && shared.back().end == byte_of(e.file_block)) shared.back().end = byte_of(e.file_end());
+      else shared.push_back({byte_of(e.file_block), byte_of(e.file_end())});
+      return shared.size() <= kMostSharedRanges;
+    }));
+    if (shared.size() > kMostSharedRanges) return {};
+    fs_.layout().set_shared(*layout, {offset_, kMaxOffset}, false);
+    for (const ByteRange& r : shared) fs_.layout().set_shared(*layout, r, true);
     return {};
   }
 
@@ -208,6 +227,8 @@ class Shift : public std::enable_shared_from_this<Shift> {
     }
     shift_unsynced(*inode_, kind_, offset_, length_);
     publish_size(fs_, *inode_, size);
+    PINDAX_ASSIGN(const SlotView slot, fs_.read_slot(*inode_));
+    (void)let_gates_go(*slot);  // the change is done; gates that stay slow are correct
     return {};
   }
 
@@ -216,6 +237,7 @@ class Shift : public std::enable_shared_from_this<Shift> {
   const PendingShift kind_;
   const u64 offset_, length_;
   const FileSystem::ChangeContext context_;
+  bool slow_ = false;  // gates behind the offset are, until the blocks lie where they will stay
 };
 
 }  // namespace

@@ -252,6 +252,68 @@ TEST_CASE("fs: clones to and fro between two files at once, with writes in betwe
   p.w.check_pool();
 }
 
+TEST_CASE("fs: unshare gives a file blocks of its own for what it shares, there and nowhere else; bytes stay") {
+  for (const Granularity g : {Granularity::kCacheLine, Granularity::kPage, Granularity::kVolatile}) {
+    Pair p(g);
+    p.share(300);
+    const u64 before = p.w.free_blocks();
+    REQUIRE(p.w.fallocate(p.b, FALLOC_FL_UNSHARE_RANGE, 10 * kBlockSize + 5, 100 * kBlockSize).ok());
+    CHECK(shared_blocks(p.w, p.b) == 300 - 101);
+    CHECK(shared_blocks(p.w, p.a) == 300 - 101);
+    CHECK(before - p.w.free_blocks() >= 101);
+    for (const ExtentInfo& e : p.w.extents(p.b))
+      CHECK(e.shared == (e.file_block.value < 10 || e.file_block.value >= 111));
+    // The other's blocks are its own again, though its extents still say that they may be shared.
+    REQUIRE(p.w.fallocate(p.a, FALLOC_FL_UNSHARE_RANGE | FALLOC_FL_KEEP_SIZE, 0, 300 * kBlockSize).ok());
+    CHECK(shared_blocks(p.w, p.b) == 0);
+    for (const ExtentInfo& e : p.w.extents(p.a)) CHECK_FALSE(e.shared);
+    CHECK(p.w.contents(p.a) == text('a', 300 * kBlockSize));
+    CHECK(p.w.contents(p.b) == text('a', 300 * kBlockSize));
+    p.a.reset();
+    p.b.reset();
+    p.w.check_pool();
+  }
+}
+
+TEST_CASE("fs: unshare of a huge range looks at what the file has, not at each part of the range") {
+  Pair p;
+  p.share(8);
+  CHECK(p.w.fallocate(p.b, FALLOC_FL_UNSHARE_RANGE | FALLOC_FL_KEEP_SIZE, 0, u64{1} << 62).code() == Errc::kNoSpace);
+  CHECK(shared_blocks(p.w, p.b) == 0);
+  p.a.reset();
+  p.b.reset();
+  p.w.check_pool();
+}
+
+TEST_CASE("fs: after a collapse and an insert pins take the slow way where shared blocks lie then, and only there (P4)") {
+  Pair p;
+  REQUIRE(p.w.write(p.a, 0, text('a', 16 * kBlockSize)).ok());
+  REQUIRE(p.w.clone({.source = p.a, .destination = p.b, .source_offset = 8 * kBlockSize, .destination_offset = 0, .length = 2 * kBlockSize}).ok());
+  Layout& layout = p.w.fs().layout();
+  auto port = std::make_shared<FakeClient>(layout, 100);
+  client_layout(layout).add_client(port);
+  for (u32 i = 0; i < 10; ++i) {
+    REQUIRE(p.w.fs().publish_shared(*p.a, pages(2 * i, 2)).ok());
+    client_layout(layout).add_mapping(*p.a->layout(), *port, i, pages(2 * i, 2), true);
+  }
+  const auto fast = [&] {
+    std::string out;
+    for (u32 i = 0; i < 10; ++i) {
+      const u32 slot = port->try_pin(i, pages(2 * i, 1));
+      out += slot != proto::kMaxSlots ? 'x' : '-';
+      if (slot != proto::kMaxSlots) port->unpin(slot);
+    }
+    return out;
+  };
+  CHECK(fast() == "xxxx-xxxxx");
+  REQUIRE(p.w.fallocate(p.a, FALLOC_FL_COLLAPSE_RANGE, 2 * kBlockSize, 2 * kBlockSize).ok());
+  CHECK(fast() == "xxx-xxxxxx");
+  REQUIRE(p.w.fallocate(p.a, FALLOC_FL_INSERT_RANGE, 0, 6 * kBlockSize).ok());
+  CHECK(fast() == "xxxxxx-xxx");
+  client_layout(layout).client_gone(*port);
+  client_layout(layout).client_memory_gone(*port);
+}
+
 TEST_CASE("fs: a full pool refuses the copy, and both files stay as they are") {
   World w(16u << 20);
   auto a = w.create("a"), b = w.create("b");

@@ -299,6 +299,26 @@ def test_clone_command(m):
     check_equal(c.refuse("clone", "a", 0, "b", 0, 5000), "EINVAL", "a part of a block inside the destination")
 
 
+def test_unshare_command(m):
+    """pindax fallocate --unshare-range gives a file blocks of its own under those who map it; the bytes of both files stay"""
+    a = m.file("a", 1 * MiB, fill=1)
+    b = m.path / "b"
+    clone(a, b)
+    reader = m.client()
+    reader.ask("open", "b", "rw")
+    reader.ask("map", 0, 1 * MiB)
+    check_equal(reader.ask("load", 4096, 1), ["01"])
+    run(PINDAX, "fallocate", "--unshare-range", "-o", 64 * KiB, "-l", 128 * KiB, b)
+    own = {i for i, block in blocks(b).items() if block != blocks(a)[i]}
+    check_equal(own, set(range(16, 48)), "blocks of its own")
+    run(PINDAX, "fallocate", "--unshare-range", "-l", 1 * MiB, b)
+    check(not set(blocks(a).values()) & set(blocks(b).values()), "blocks are shared still")
+    reader.ask("store", 4096, "22")
+    check_equal(content(b), b"\x01" * 4096 + b"\x22" + b"\x01" * (1 * MiB - 4097), "the file")
+    check_equal(content(a), b"\x01" * (1 * MiB), "its former sharer")
+    fsck_clean(m)
+
+
 def test_block_owners(m):
     """pindax layout --block names every sharer of a block with its offset, and who maps or pins it"""
     a = m.file("a", 1 * MiB, fill=1)
