@@ -168,6 +168,7 @@ class Compare {
     const ModelInode* inode;
     u64 moment;
     u64 cloned = 0;  // the clone's moment; 0: the file itself
+    bool lost = false;  // a crash cannot bring it back: later ones are durable
     Shifts shifts;   // the source's
   };
   std::optional<int> byte_of_version(const Version& v, u64 i, const Shifts& shifts) const {
@@ -183,12 +184,12 @@ class Compare {
 
   // Every byte is one that the file had at this place since it was last made durable.
   std::string bytes(const ModelInode& a, u32 m, const std::string& path) {
-    u64 first = e_.lo;
-    if (!e_.exact) {
+    const auto durable_until = [&](u32 id) {
       const auto& durable = (*e_.history)[e_.data_lo_at].data_durable;
-      auto it = durable.find(m);
-      first = it == durable.end() ? 0 : it->second;
-    }
+      const auto it = durable.find(id);
+      return it == durable.end() ? 0 : it->second;
+    };
+    const u64 first = e_.exact ? e_.lo : durable_until(m);
     const auto at = [&](u64 moment, u32 id) {
       const auto& inodes = (*e_.history)[moment].model.inodes;
       const auto it = inodes.find(id);
@@ -205,9 +206,9 @@ class Compare {
     if (const ModelInode* self = at(e_.hi, m); !e_.exact && self != nullptr)
       for (const auto& [source, when] : self->shares_of)
         for (u64 i = 0; when > first && i <= e_.hi; ++i)
-          if (const ModelInode* v = at(i, source)) versions.push_back({v, i, when, shifts_of(source)});
+          if (const ModelInode* v = at(i, source)) versions.push_back({v, i, when, i < durable_until(source), shifts_of(source)});
     const std::size_t own = versions.size();
-    for (u64 i = first; i <= e_.hi; ++i) versions.push_back({at(i, m), i, 0, {}});
+    for (u64 i = first; i <= e_.hi; ++i) versions.push_back({at(i, m), i, 0, false, {}});
     u64 filled_from = kMaxOffset;
     const bool shifted = !shifts.empty() && shifts.back().moment == e_.hi;
     if (!shifted && e_.fresh_is_filled && moment_ == e_.hi && e_.hi > e_.lo && versions.size() >= own + 2) {
@@ -218,11 +219,13 @@ class Compare {
     for (u64 i = 0; i < a.data.size(); ++i) {
       const int got = static_cast<u8>(a.data[i]);
       const ModelInode* const last = versions.back().inode;
-      const bool good = i >= filled_from ? got == byte_at(last, i)
-                                         : std::any_of(versions.begin(), versions.end(), [&](const Version& v) {
-                                             const auto byte = byte_of_version(v, i, shifts);
-                                             return byte && *byte == got;
-                                           });
+      // New bytes are filled; with those of a clone's source, which may not have lasted there.
+      const auto fills = [&](const Version& v) { return v.cloned == 0 ? v.inode == last : v.cloned == e_.hi && !v.lost; };
+      const bool good = std::any_of(versions.begin(), versions.end(), [&](const Version& v) {
+        if (i >= filled_from && !fills(v)) return false;
+        const auto byte = byte_of_version(v, i, shifts);
+        return byte && *byte == got;
+      });
       if (!good)
         return fmt::format("{}: byte {} is {:#x}{}, not {:#x}", path, i, got,
                            got == kPoison ? " (from a block that nobody wrote)" : "", byte_at(last, i));
