@@ -311,9 +311,9 @@ Status FileSystemImpl::write_back(Inode& inode, u64 offset, std::span<const std:
     note_modified(inode);
     return {};
   }
-  // A page that was read as a hole and then stored into: it gets its block now. A shared one was made the file's own by the
-  // fill, unless space ran out: its copy is made without a hold of the range then, which no direct mapper of the page minds, since
-  // the kernel owns it (C1).
+  // A page that was read as a hole and then stored into: it gets its block now. No shared one comes here: a fill for a writable
+  // handle makes it the file's own, and mmap() of a file with FOPEN_DIRECT_IO first drops all pages that were filled before,
+  // waiting for fills under way. Should one come, its copy is made without a hold of the range (C3).
   StoreJob job;
   job.offset = offset;
   job.end = end;

@@ -179,6 +179,9 @@ class Break final : public Change, public Wakeable, public std::enable_shared_fr
   void keep_waiting_for_recall();
   bool anything_pending() const;  // mutex held
   Clock::time_point latest_recall_deadline() const;
+  // Makes shared blocks the file's own: what is stale then may only be read, and where it is a copy in the client's memory, it is
+  // no more at risk than zeros are.
+  bool copies() const { return request_.moves_blocks && (kind_ == Kind::kFault || request_.recall_only); }
   // Stale translations are zeros.
   bool zeros_only() const { return !request_.moves_blocks && (kind_ == Kind::kFault || request_.recall_only); }
   bool exempt(const Mapping& mapping, ByteRange r) const;

@@ -11,7 +11,7 @@ namespace pindax {
 bool Mapping::send_recall(const std::vector<ByteRange>& pieces, RecallWhat what) {
   struct Run {
     ByteRange range;
-    bool holes, punchable;
+    bool holes, punchable, pool;
   };
   std::vector<Run> runs;
   for (const ByteRange& piece : pieces) {
@@ -24,8 +24,9 @@ bool Mapping::send_recall(const std::vector<ByteRange>& pieces, RecallWhat what)
         runs.back().range.end = r.end;
         runs.back().holes |= g.hole;
         runs.back().punchable &= g.punchable();
+        runs.back().pool |= g.punchable();
       } else {
-        runs.push_back({r, g.hole, g.punchable()});
+        runs.push_back({r, g.hole, g.punchable(), g.punchable()});
       }
       first = false;
       return true;
@@ -36,7 +37,7 @@ bool Mapping::send_recall(const std::vector<ByteRange>& pieces, RecallWhat what)
     const auto now = Clock::now();
     granted.erase(run.range);
     if (what == RecallWhat::kWritable) granted.assign(run.range, {false, false, !run.punchable});
-    pending.push_back({recall, run.range, run.holes, run.punchable, now + inode->core->options.recall_deadline, now});
+    pending.push_back({recall, run.range, run.holes, run.punchable, run.pool, now + inode->core->options.recall_deadline, now});
     {
       MutexLock lock(client->mutex);
       client->recalls.emplace(recall, shared_from_this());
@@ -73,7 +74,7 @@ bool Break::anything_pending() const NO_THREAD_SAFETY_ANALYSIS {
     for (const Mapping::PendingRecall& p : m.pending) {
       const ByteRange r = intersect(p.range, range_);
       if (r.empty() || exempt(m, r) || (holes_only && !p.holes)) continue;
-      if (zeros_only() && Clock::now() >= p.deadline) continue;
+      if ((zeros_only() || (copies() && !p.pool)) && Clock::now() >= p.deadline) continue;
       if (overdue_ && p.punchable && may_revoke() && m.revocable(r)) continue;
       pending = true;
     }
@@ -193,20 +194,22 @@ void Break::bound_passed() {
 // The recall's own deadline is over, and nobody was or could be evicted. Stale zeros are acceptable, stale blocks only where the operation frees them: it ends, and the
 // blocks stay in quarantine (F4). The kernel cannot be forced.
 void Break::force_or_refuse() {
-  bool kernel = false;
+  bool kernel = false, own_memory = false;
   {
     MutexLock lock(inode_->mutex);
     kernel = !leaves_cache() && inode_->pages.draining(range_);
+    own_memory = copies() && !anything_pending();
     const bool frees = kind_ == Kind::kChange && !request_.recall_only && request_.only_frees;
     if (!kernel && frees && policy_ != BusyPolicy::kRefuse) forced_ = unacknowledged();
   }
   if (kind_ == Kind::kFill) return finish(Status(Errc::kTimedOut), false);
-  // A store cannot fail because another process is stopped: it waits, as for a page that the kernel writes back.
-  if (kind_ == Kind::kFault && (kernel || request_.moves_blocks)) {
+  // A store cannot fail because another process is stopped that translates to the very block: it waits, as for a page that the
+  // kernel writes back.
+  if (kind_ == Kind::kFault && (kernel || (request_.moves_blocks && !own_memory))) {
     recall_deadline_.reset();
     return keep_waiting_for_recall();
   }
-  if (!kernel && (zeros_only() || !forced_.empty())) return apply();
+  if (!kernel && (zeros_only() || own_memory || !forced_.empty())) return apply();
   finish(Status(Errc::kTextBusy, "a client does not give up its translation"), false);
 }
 

@@ -88,7 +88,7 @@ void Core::client_gone(ClientState& client) {
   auto outlives = [&](Mapping& m, ByteRange r) {  // its inode's mutex is held
     const ByteRange range = intersect(block_aligned(r), m.range);
     const auto now = Clock::now();
-    if (!range.empty()) m.pending.push_back({new_id(), range, false, true, now + options.recall_deadline, now});
+    if (!range.empty()) m.pending.push_back({new_id(), range, false, true, true, now + options.recall_deadline, now});
   };
   scan_slots(*client.port, [&](const SeenPin& pin, bool&) {
     const auto it = mappings.find(pin.mapping);

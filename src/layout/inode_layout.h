@@ -73,7 +73,8 @@ class Mapping : public std::enable_shared_from_this<Mapping>, public boost::intr
     u64 id = 0;
     ByteRange range;
     bool holes = false;            // zeros are among them
-    bool punchable = false;        // all of it
+    bool punchable = false;        // all of it is the pool's pages,
+    bool pool = false;             // or some of it
     Clock::time_point deadline{};  // B4: of the recall, whoever waits for it
     Clock::time_point sent{};
   };

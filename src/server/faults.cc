@@ -67,7 +67,8 @@ void Session::fault(const EntryPtr& entry, ByteRange range, bool write, FaultDon
 
 namespace {
 
-GrantPiece piece_of(const Translation& t, bool writable_mapping) {
+// `copies`: this client keeps copies of what its mapping may be stored to but shares with other files (client/pieces.cc, install_copy()).
+GrantPiece piece_of(const Translation& t, bool writable_mapping, bool copies) {
   GrantPiece piece;
   piece.range = {t.file_offset, t.file_offset + t.length};
   switch (t.kind) {
@@ -75,7 +76,7 @@ GrantPiece piece_of(const Translation& t, bool writable_mapping) {
       piece.kind = GrantPiece::Kind::kBlocks;
       piece.pool_offset = t.pool_offset.value;
       piece.writable = t.writable && writable_mapping;
-      piece.copied = !t.writable && writable_mapping;  // client/pieces.cc, install_copy()
+      piece.copied = !t.writable && writable_mapping && copies;
       break;
     case Translation::Kind::kHole: piece.kind = GrantPiece::Kind::kHole; break;
     case Translation::Kind::kBeyondEnd: piece.kind = GrantPiece::Kind::kBeyondEnd; break;
@@ -93,7 +94,7 @@ Result<bool> Session::grant_existing(MappingEntry& entry, ByteRange range, bool 
   for (const Translation& t : found) {
     *covered_end = std::min(range.end, t.file_offset + t.length);
     const bool first = t.file_offset <= range.begin && range.begin < t.file_offset + t.length;
-    GrantPiece piece = piece_of(t, entry.writable);
+    GrantPiece piece = piece_of(t, entry.writable, static_cast<bool>(userfaultfd_));
     piece.range = intersect(piece.range, range);
     if (piece.kind == GrantPiece::Kind::kBlocks) piece.pool_offset += piece.range.begin - t.file_offset;
     if (first && write && piece.kind != GrantPiece::Kind::kBeyondEnd && !piece.writable) return false;
@@ -148,7 +149,7 @@ void Session::allocate_and_grant(const EntryPtr& entry, ByteRange block, FaultKi
 void Session::grant_made(MappingEntry& entry, const std::vector<Translation>& made, ByteRange range, const SharedHold& hold) {
   std::vector<GrantPiece> pieces;
   for (const Translation& t : made) {
-    GrantPiece piece = piece_of(t, entry.writable);
+    GrantPiece piece = piece_of(t, entry.writable, static_cast<bool>(userfaultfd_));
     const ByteRange whole = piece.range;
     piece.range = intersect(whole, range);
     if (piece.range.empty()) continue;

@@ -394,8 +394,11 @@ struct Fixture {
 
   // A direct fault as the server serves it: under a hold, look up and grant. `block` 0: a hole.
   Errc fault(Mapping* m, ByteRange range, u64 block = 1, bool write = false, bool copied = false) {
+    return fault_as(m, range, write ? FaultKind::kWrite : FaultKind::kRead, block, write, copied);
+  }
+  Errc fault_as(Mapping* m, ByteRange range, FaultKind kind, u64 block, bool write, bool copied = false) {
     auto code = std::make_shared<std::atomic<int>>(-1);
-    clients().with_fault(*m, range, write ? FaultKind::kWrite : FaultKind::kRead, [this, m, range, block, write, copied, code](Result<SharedHold> hold) {
+    clients().with_fault(*m, range, kind, [this, m, range, block, write, copied, code](Result<SharedHold> hold) {
       if (hold.ok()) {
         GrantPiece piece;
         piece.kind = block == 0 ? GrantPiece::Kind::kHole : GrantPiece::Kind::kBlocks;

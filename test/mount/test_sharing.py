@@ -309,7 +309,8 @@ def test_unshare_command(m):
     reader.ask("map", 0, 1 * MiB)
     check_equal(reader.ask("load", 4096, 1), ["01"])
     run(PINDAX, "fallocate", "--unshare-range", "-o", 64 * KiB, "-l", 128 * KiB, b)
-    own = {i for i, block in blocks(b).items() if block != blocks(a)[i]}
+    of_a = blocks(a)
+    own = {i for i, block in blocks(b).items() if block != of_a[i]}
     check_equal(own, set(range(16, 48)), "blocks of its own")
     run(PINDAX, "fallocate", "--unshare-range", "-l", 1 * MiB, b)
     check(not set(blocks(a).values()) & set(blocks(b).values()), "blocks are shared still")
