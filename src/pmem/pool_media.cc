@@ -2,6 +2,7 @@
 #include "pmem/pool_media.h"
 
 #include <fcntl.h>
+#include <strings.h>
 #include <sys/mman.h>
 #include <sys/statvfs.h>
 
@@ -25,10 +26,39 @@ Status pmem2_error(const char* what) {
   return Status(Errc::kIo, fmt::format("{}: {}", what, pmem2_errormsg()));
 }
 
+// What libpmem2 would make of a file that is not DAX.
+pmem2_granularity granularity_of_a_file() {
+  const char* forced = std::getenv("PMEM2_FORCE_GRANULARITY");
+  if (forced != nullptr && ::strcasecmp(forced, "BYTE") == 0) return PMEM2_GRANULARITY_BYTE;
+  if (forced != nullptr && ::strcasecmp(forced, "CACHE_LINE") == 0) return PMEM2_GRANULARITY_CACHE_LINE;
+  return PMEM2_GRANULARITY_PAGE;
+}
+
+// Maps [begin, begin + length) of a file where no other thread maps anything, 2 MiB-aligned. Null: errno says why.
+std::byte* map_file(int fd, u64 begin, u64 length, bool writable) {
+  const u64 room = length + kHugePageSize;
+  void* area = ::mmap(nullptr, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (area == MAP_FAILED) return nullptr;
+  const u64 start = reinterpret_cast<u64>(area), at = round_up(start, kHugePageSize);
+  const int protection = PROT_READ | (writable ? PROT_WRITE : 0);
+  void* base = ::mmap(reinterpret_cast<void*>(at), length, protection, MAP_SHARED | MAP_FIXED, fd, static_cast<off_t>(begin));
+  if (base == MAP_FAILED) {  // what was reserved there may be gone: only the rest is ours for sure
+    const int error = errno;
+    if (at > start) ::munmap(area, at - start);
+    ::munmap(reinterpret_cast<void*>(at + length), start + room - at - length);
+    errno = error;
+    return nullptr;
+  }
+  if (at > start) ::munmap(area, at - start);
+  if (at + length < start + room) ::munmap(reinterpret_cast<void*>(at + length), start + room - at - length);
+  return static_cast<std::byte*>(base);
+}
+
 }  // namespace
 
 PoolMediaImpl::Segment::~Segment() {
   if (map != nullptr) pmem2_map_delete(&map);
+  if (mapped_here) ::munmap(base, length);
 }
 
 PoolMediaImpl::~PoolMediaImpl() {
@@ -37,7 +67,26 @@ PoolMediaImpl::~PoolMediaImpl() {
   if (source_ != nullptr) pmem2_source_delete(&source_);
 }
 
+// pmem2_map_new() asks for MAP_SYNC first, with MAP_FIXED over addresses that it has reserved, and without MAP_SYNC afterwards. ext4 and
+// xfs refuse MAP_SYNC so late that the reservation is gone by then: what another thread has mapped there meanwhile, a
+// stack or a part of the heap, would be mapped over. So files that are not DAX are mapped here.
+Result<std::unique_ptr<PoolMediaImpl::Segment>> PoolMediaImpl::map_plain_file(u64 begin, u64 length) const {
+  auto out = std::make_unique<Segment>();
+  out->begin = begin;
+  out->length = round_up(length, kBlockSize);
+  out->base = map_file(fd_.get(), begin, out->length, !identity_.read_only);
+  if (out->base == nullptr) return Status(Errc::kIo, fmt::format("cannot map the pool: {}", std::strerror(errno)));
+  out->mapped_here = true;
+  out->length = length;
+  if (pmem2_map_from_existing(&out->map, source_, out->base, length, granularity_of_a_file()) != 0) {
+    out->map = nullptr;
+    return pmem2_error("cannot map the pool");
+  }
+  return out;
+}
+
 Result<std::unique_ptr<PoolMediaImpl::Segment>> PoolMediaImpl::map(u64 begin, u64 length) const {
+  if (identity_.kind == PoolKind::kRegularFile) return map_plain_file(begin, length);
   pmem2_config* raw = nullptr;
   if (pmem2_config_new(&raw) != 0) return pmem2_error("cannot map the pool");
   struct Delete {

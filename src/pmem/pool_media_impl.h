@@ -65,11 +65,13 @@ class PoolMediaImpl final : public PoolMedia {
     std::byte* base = nullptr;
     u64 begin = 0;
     u64 length = 0;
+    bool mapped_here = false;  // not by libpmem2
     ~Segment();
   };
   // The mapped segment that holds `at`; maps it if need be.
   Result<const Segment*> segment(u64 at) const EXCLUDES(map_mutex_);
   Result<std::unique_ptr<Segment>> map(u64 begin, u64 length) const REQUIRES(map_mutex_);
+  Result<std::unique_ptr<Segment>> map_plain_file(u64 begin, u64 length) const;
   // Calls f(address, offset in the caller's bytes, length) for each piece that lies in one segment.
   template <class F>
   Status pieces(PoolOffset at, u64 length, F f) const;

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
+#include <atomic>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
@@ -272,6 +273,40 @@ TEST_CASE("pool: a SIGBUS that is not the pool's goes to whoever handled it befo
           auto media = PoolMedia::open(path.str(), {});
           return ::raise(SIGBUS);
         }) != 0);
+}
+
+TEST_CASE("pool: mapping it takes no addresses that another thread maps meanwhile") {
+  for (const char* directory : kDirectories) {
+    TempPath path(directory);
+    create(path);
+    std::atomic<bool> stop{false}, lost{false};
+    // As thread stacks and the heap come and go.
+    std::thread other([&] {
+      constexpr std::size_t kBytes = 2u << 20, kAtOnce = 32;
+      while (!stop) {
+        volatile u8* areas[kAtOnce];
+        for (auto& area : areas) {
+          void* p = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+          if (p == MAP_FAILED) std::abort();
+          area = static_cast<volatile u8*>(p);
+          *area = 0x5a;
+        }
+        for (auto& area : areas) {
+          if (*area != 0x5a) lost = true;
+          ::munmap(const_cast<u8*>(area), kBytes);
+        }
+      }
+    });
+    for (int i = 0; i < 1000 && !lost; ++i) {
+      auto media = PoolMedia::open(path.str(), {});
+      REQUIRE(media.ok());
+      (*media)->set_segment_size(kSegment);
+      for (u64 at = 0; at < kSize; at += kSegment) CHECK((*media)->view(PoolOffset(at), 1) != nullptr);
+    }
+    stop = true;
+    other.join();
+    CHECK_FALSE(lost);
+  }
 }
 
 TEST_CASE("pool: a part that cannot be mapped is an error for those who want it, no more") {
