@@ -37,6 +37,7 @@ const std::map<std::string, Shower>& showers() {
       {"parents", [](Dump& d, u64 n) { return d.parents(InodeNo(n)); }},
       {"orphans", [](Dump& d, u64) -> Result<DumpJson> { return d.orphans(); }},
       {"quarantine", [](Dump& d, u64) -> Result<DumpJson> { return d.quarantine(); }},
+      {"badblocks", [](Dump& d, u64) -> Result<DumpJson> { return d.bad_blocks(); }},
       {"shares", [](Dump& d, u64) -> Result<DumpJson> { return d.shares(); }},
       {"block", [](Dump& d, u64 n) { return d.block(BlockNo(n)); }},
   };

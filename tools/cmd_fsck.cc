@@ -40,6 +40,9 @@ Json to_json(const std::string& pool, const FsckReport& r) {
   for (const FsckFinding& f : r.findings)
     rows.push_back({{"severity", fsck_severity_name(f.severity)}, {"structure", f.structure}, {"where", f.where},
                     {"message", f.message}, {"repaired", f.repaired}});
+  Json damaged = Json::array();
+  for (const FsckReport::Damage& d : r.damage)
+    damaged.push_back({{"path", d.path}, {"inode", d.inode}, {"offset_bytes", d.offset_bytes}, {"length_bytes", d.length_bytes}, {"block", d.block}});
   return {{"pool", pool},
           {"clean", r.findings_total == 0},
           {"findings", rows},
@@ -53,6 +56,9 @@ Json to_json(const std::string& pool, const FsckReport& r) {
           {"others", r.others},
           {"used_bytes", r.used_blocks * kBlockSize},
           {"total_bytes", r.total_blocks * kBlockSize},
+          {"bad_bytes", r.bad_blocks * kBlockSize},
+          {"retired_bytes", r.retired_blocks * kBlockSize},
+          {"damaged", std::move(damaged)},
           {"journal_records", r.journal_records}};
 }
 
@@ -81,13 +87,15 @@ int run(const Options& o) {
   if (o.json) {
     fmt::print("{}\n", to_json(o.pool, *report).dump(2, ' ', false, Json::error_handler_t::replace));
   } else if (!o.quiet) {
-    fmt::print("{}: {}, {} files, {} directories, {} other inodes, {} of {} used{}\n", escape(o.pool),
+    fmt::print("{}: {}, {} files, {} directories, {} other inodes, {} of {} used{}{}\n", escape(o.pool),
                report->findings_total == 0 ? "clean"
                : report->unrepaired == 0   ? fmt::format("{} problems repaired", report->findings_total)
                                            : fmt::format("{} problems, {} of them not repaired{}", report->findings_total, report->unrepaired,
                                                          o.repair ? "" : " (use --repair)"),
                report->files, report->directories, report->symlinks + report->others, size_text(report->used_blocks * kBlockSize),
                size_text(report->total_blocks * kBlockSize),
+               report->bad_blocks != 0 ? fmt::format(", {} bad ({} retired)", size_text(report->bad_blocks * kBlockSize),
+                                                     size_text(report->retired_blocks * kBlockSize)) : "",
                report->journal_records != 0 ? fmt::format(", {} journal records replayed", report->journal_records) : "");
   }
   return report->exit_code();

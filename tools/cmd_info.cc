@@ -66,32 +66,51 @@ Result<Json> read_pool(const std::string& path) {
   if (media->read(block_offset(self), &state, sizeof(state)).ok() && format::check_state(state, self).ok()) {
     info["free_bytes"] = state.free_blocks.get() * kBlockSize;
     info["quarantine_bytes"] = state.quarantine_blocks.get() * kBlockSize;
+    info["bad_bytes"] = state.bad_blocks.get() * kBlockSize;
+    info["retired_bytes"] = state.retired_blocks.get() * kBlockSize;
     info["orphans"] = state.orphan_count.get();
     info["inodes_used"] = state.inodes_used.get();
   }
   return info;
 }
 
+// What bad blocks have destroyed, below the rest.
+std::string print_damage(const Json& info) {
+  std::string text;
+  Table files({{"DAMAGED FILE", false, true}, {"LOST RANGE"}, {"POOL BLOCK", true}, {"SHARED"}});
+  for (const Json& d : info.value("damaged", Json::array())) {
+    const std::string path = d.value("path", std::string());
+    files.add({path.empty() ? fmt::format("(inode {})", number_field(d, "inode")) : escape(path),
+               range_text(number_field(d, "offset_bytes"), number_field(d, "length_bytes")), text_field(d, "block"),
+               d.value("shared", false) ? "maybe" : "no"});
+  }
+  if (!files.empty()) text += "\n" + files.text(terminal_width()) + "Writing a whole block again repairs it; so does a copy from elsewhere.\n";
+  for (const Json& block : info.value("damaged_metadata_blocks", Json::array()))
+    text += fmt::format("block {} of the pool is bad and holds no bytes of a file: run pindax fsck when it is unmounted\n", block.dump());
+  return text;
+}
+
 std::string print(const Json& info) {
   std::string text;
   for (const auto& [key, value] : info.items()) {
+    if (value.is_array()) continue;
     std::string shown = value.is_string() ? escape(value.get<std::string>()) : value.dump();
     if (value.is_number_unsigned() && key.ends_with("_bytes")) shown = fmt::format("{} ({})", size_text(value.get<u64>()), value.get<u64>());
     text += fmt::format("{:>24}  {}\n", key, shown);
   }
-  return text;
+  return text + print_damage(info);
 }
 
 int run(const ListingOptions& o) {
   struct stat st{};
   if (::stat(o.where.c_str(), &st) != 0) return fail("info", Status(from_errno(errno), fmt::format("{}: {}", o.where, std::strerror(errno))));
-  if (S_ISDIR(st.st_mode) || S_ISSOCK(st.st_mode)) return run_listing("info", o, {{"op", "info"}}, print);
+  if (S_ISDIR(st.st_mode) || S_ISSOCK(st.st_mode)) return run_listing("info", o, {{"op", "info"}, {"damage", true}}, print);
   for (const MountedPool& mounted : mounted_pools()) {
     struct stat pool{};
     if (::stat(mounted.pool.c_str(), &pool) != 0 || pool.st_dev != st.st_dev || pool.st_ino != st.st_ino) continue;
     ListingOptions listing = o;
     listing.where = mounted.mount_point;
-    return run_listing("info", listing, {{"op", "info"}}, print);
+    return run_listing("info", listing, {{"op", "info"}, {"damage", true}}, print);
   }
   auto info = read_pool(o.where);
   if (!info.ok()) return fail("info", info.status());

@@ -41,7 +41,8 @@ std::string print(const Json& reply) {
 
 std::string print_block(const Json& reply) {
   const Json files = reply.value("files", Json::array());
-  if (files.empty()) return fmt::format("block {}: no file has it\n", text_field(reply, "block"));
+  const char* const bad = reply.value("bad", false) ? "the block is bad: what it held is lost\n" : "";
+  if (files.empty()) return fmt::format("block {}: no file has it\n{}", text_field(reply, "block"), bad);
   Table table({{"FILE"}, {"INODE", true}, {"OFFSET", true}, {"SHARED"}, {"PID", true}, {"COMMAND", false, true}, {"RIGHTS"}, {"PINNED"}});
   for (const Json& f : files) {
     const std::string path = f.value("path", std::string());
@@ -59,7 +60,7 @@ std::string print_block(const Json& reply) {
       table.add(with);
     }
   }
-  return table.text(terminal_width());
+  return table.text(terminal_width()) + bad;
 }
 
 }  // namespace

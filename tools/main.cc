@@ -41,6 +41,7 @@ int main(int argc, char** argv) {
   add_import(commands);
   add_export(commands);
   add_run(commands);
+  add_scrub(commands);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

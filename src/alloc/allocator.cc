@@ -52,6 +52,7 @@ Status AllocatorImpl::start() {
   next_generation_ = std::max<u64>(state.next_generation, 1);
   quarantine_root_ = BlockNo(state.quarantine_root);
   quarantine_blocks_ = state.quarantine_blocks;
+  PINDAX_TRY(load_bad(state));
   store_.set_durable_listener([this](Lsn durable) { resting_.advance(durable); });
   return {};
 }
@@ -78,6 +79,7 @@ Status AllocatorImpl::load(Group& g) {
     return s;
   }
   g.loaded = true;
+  take_bad_out(g);
   if (quarantine_all_) {
     // A former client may still see what was free when it lost its daemon: nothing of it is handed out unpunched.
     for (const auto& e : g.space.by_place())
@@ -227,8 +229,16 @@ Result<std::optional<BlockRun>> AllocatorImpl::take_from(Group& g, const Allocat
   want.cursor = std::max(mine(cursor.load(std::memory_order_relaxed)), geometry_.first_data(g.ag).value);
   want.huge = request.huge_align;
   want.metadata = request.use == BlockUse::kMetadata;
-  const auto span = g.placement.choose(g.space, want, effort);
-  if (!span) return std::optional<BlockRun>();
+  std::optional<Span> span;
+  for (;;) {
+    span = g.placement.choose(g.space, want, effort);
+    if (!span) return std::optional<BlockRun>();
+    const auto bad = first_bad({BlockNo(span->start), span->length});
+    if (!bad) break;
+    // It was noted since the group was loaded.
+    take_bad_out(g);
+    g.free = g.space.total();
+  }
   const bool taken = g.space.take(*span);
   PINDAX_ASSERT(taken);
   g.placement.taken(g.space, want, *span);
@@ -278,9 +288,16 @@ void AllocatorImpl::rest(BlockRun run, Lsn lsn, bool mapped, bool claimed) {
 void AllocatorImpl::give_back(BlockRun run) {
   Group& g = group(geometry_.ag_of(run.start));
   MutexLock lock(g.mutex);
-  // The bitmap's check at commit has seen to it that nothing is freed twice.
-  const bool inserted = g.space.insert({run.start.value, run.length});
-  PINDAX_ASSERT(inserted);
+  while (run.length != 0) {
+    const auto bad = first_bad(run);
+    const u64 good = bad ? *bad - run.start : run.length;
+    // The bitmap's check at commit has seen to it that nothing is freed twice.
+    const bool inserted = good == 0 || g.space.insert({run.start.value, good});
+    PINDAX_ASSERT(inserted);
+    if (bad) give_up(*bad);
+    const u64 done = good + (bad ? 1 : 0);
+    run = {run.start + done, run.length - done};
+  }
   g.free = g.space.total();
 }
 
@@ -291,6 +308,8 @@ SpaceSummary AllocatorImpl::summary() const {
   s.resting_blocks = resting_.blocks();
   s.punching_ms = static_cast<u64>(resting_.punching_for().count());
   s.quarantine_blocks = quarantine_blocks_;
+  s.bad_blocks = bad_count();
+  s.retired_blocks = retired_count_.load();
   s.reserved_blocks = std::min(s.free_blocks, static_cast<u64>(reserved_blocks()));
   s.inodes_used = static_cast<u64>(std::max<i64>(inodes_used_.load(), 0));
   s.inodes_allocated = static_cast<u64>(std::max<i64>(inodes_allocated_.load(), 0));

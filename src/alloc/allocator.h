@@ -47,6 +47,8 @@ struct SpaceSummary {
   u64 resting_blocks = 0;     // freed, waiting for their record or their punch
   u64 punching_ms = 0;        // since the punch that is under way began: long if the host's kernel uses the pool's pages
   u64 quarantine_blocks = 0;  // freed by name, not reusable yet
+  u64 bad_blocks = 0;         // that the media cannot read back, used or retired
+  u64 retired_blocks = 0;     // of these, those that nobody has any more: neither free nor of use
   u64 reserved_blocks = 0;    // of the free ones, kept for operations that give space back
   u64 inodes_used = 0;
   u64 inodes_allocated = 0;
@@ -94,6 +96,25 @@ class Allocator {
   // One owner less (T2: counted down and tested in one step). Runs that have none left are appended to `last`: theirs to free
   // or to quarantine, in this transaction.
   virtual Status drop_owner(Transaction& tx, BlockRun run, std::vector<BlockRun>* last) = 0;
+
+  // ---- Bad blocks (bad_blocks.cc): what they hold cannot be read back. Listed on media for good, never handed out ----
+  struct BadBlock {
+    BlockNo block;
+    bool retired = false;  // nobody has it
+    u64 since_ns = 0;
+  };
+  // From now on the block is bad: at once in memory, on media with the next settle_bad(), of which the listener is told. Any lock
+  // may be held but one of rank kLeaf. False: that is no news, or outside the pool.
+  virtual bool note_bad(BlockNo block) = 0;
+  // The first bad block of the run. Costs one load while there are none.
+  virtual std::optional<BlockNo> first_bad(BlockRun run) const = 0;
+  virtual u64 bad_count() const = 0;
+  // Writes down what was noted, and retires bad blocks that were free or have become so. No lock held. An error leaves the rest
+  // for the next call.
+  virtual Status settle_bad() = 0;
+  virtual std::vector<BadBlock> bad_blocks() const = 0;  // ascending
+  // Called when settle_bad() has something to do, with any locks held: it must take none but of rank kLeaf. Null: nobody.
+  virtual void set_bad_listener(std::function<void()> listener) = 0;
 
   // While set (a former client still maps the pool: D2), every free() goes to quarantine instead.
   virtual void set_quarantine_all(bool on) = 0;

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // The allocator's inside. One class, its parts in one file a subject: allocator.cc (blocks), inode_slots.cc,
-// quarantine.cc, shares.cc; policy in placement.h, the way back of freed blocks in resting.h, what changes on media in media_counts.h.
+// quarantine.cc, shares.cc, bad_blocks.cc; policy in placement.h, the way back of freed blocks in resting.h, what changes on media in media_counts.h.
 //
 // Invariants
 //  1. A group's bitmaps are read once, when it is first needed, under its mutex. They change on media only in commits that
 //     allocate from or free into the group, which load it first: so a load never reads bits that are changing.
 //  2. A block is in a group's free space only if its bit on media is clear, the record that cleared it is durable, and no
 //     client can translate into it.
+//     Nor if it is listed as bad, whatever its bit says.
 //  3. An inode slot is in free_slots only if its slot on media is free by a committed record. A block of slots is examined
 //     at most once; slots that are being freed meanwhile come back by their own transaction.
 // A crash leaves the bitmaps and counts of the last durable record; memory is rebuilt from them.
@@ -47,6 +48,12 @@ class AllocatorImpl final : public Allocator {
   Result<u64> countable(Transaction& tx, BlockRun run) override;
   Status add_owner(Transaction& tx, BlockRun run) override;
   Status drop_owner(Transaction& tx, BlockRun run, std::vector<BlockRun>* last) override;
+  bool note_bad(BlockNo block) override;
+  std::optional<BlockNo> first_bad(BlockRun run) const override;
+  u64 bad_count() const override { return bad_count_.load(std::memory_order_acquire); }
+  Status settle_bad() override;
+  std::vector<BadBlock> bad_blocks() const override;
+  void set_bad_listener(std::function<void()> listener) override;
   void set_quarantine_all(bool on) override;
   Result<InodeNo> allocate_inode(Transaction& tx, InodeNo near) override;
   void free_inode(Transaction& tx, InodeNo ino) override;
@@ -110,6 +117,19 @@ class AllocatorImpl final : public Allocator {
   void lock_trees(Transaction& tx) NO_THREAD_SAFETY_ANALYSIS;
   Status put_quarantined(Transaction& tx, const QuarantinedRun& q);
 
+  // ---- Bad blocks (bad_blocks.cc) ----
+  struct BadState {
+    u64 since_ns = 0;
+    bool recorded = false;  // on media
+    bool retired = false;   // there, too
+    bool given_up = false;  // it was free: out of the free space, its bit still clear
+  };
+  Status load_bad(const format::StateRecord& state);
+  void take_bad_out(Group& g) REQUIRES(g.mutex);
+  bool give_up(BlockNo block);  // false: it is not bad
+  void tell_bad_listener();
+  Result<bool> settle_some(u64* from);
+
   // ---- Shares (shares.cc) ----
   Result<TreeRef> shares_tree(BlockRun run, Transaction* tx);
   Status change_owners(Transaction& tx, BlockRun run, bool add, std::vector<BlockRun>* last);
@@ -139,6 +159,14 @@ class AllocatorImpl final : public Allocator {
   u64 pending_blocks_ = 0;
   bool quarantine_changed_ = false;
   std::map<u32, BlockNo> pending_shares_;  // roots by group, as the holder leaves them
+  BlockNo bad_root_;                       // committed; settle_bad()'s
+
+  mutable Mutex bad_mutex_{LockRank::kLeaf};
+  std::map<u64, BadState> bad_ GUARDED_BY(bad_mutex_);  // by block
+  std::function<void()> bad_listener_ GUARDED_BY(bad_mutex_);
+  std::atomic<u64> bad_count_{0};  // of bad_
+  std::atomic<u64> retired_count_{0};
+  Mutex settle_mutex_{LockRank::kSync};  // one settle_bad() at a time
 
   Resting resting_;
 };

@@ -132,6 +132,14 @@ Status set_shares_root(Transaction& tx, u32 ag, BlockNo root) {
   return {};
 }
 
+Status count_bad(Transaction& tx, BlockNo root, u64 added, u64 retired) {
+  PINDAX_ASSIGN(format::StateRecord * state, modify_state(tx));
+  state->bad_root = root.value;
+  state->bad_blocks += added;
+  state->retired_blocks += retired;
+  return {};
+}
+
 Status raise_generation(Transaction& tx, u64 next) {
   PINDAX_ASSIGN(format::StateRecord * state, modify_state(tx));
   if (state->next_generation < next) state->next_generation = next;

@@ -20,6 +20,8 @@ Status add_inode_block(Transaction& tx, BlockNo block);
 Status count_inode(Transaction& tx, u32 ag, int used);
 // Where the group's tree of share counts begins.
 Status set_shares_root(Transaction& tx, u32 ag, BlockNo root);
+// The tree of bad blocks begins there and has so many more, of which so many more are retired.
+Status count_bad(Transaction& tx, BlockNo root, u64 added, u64 retired);
 // Generations below `next` are used up.
 Status raise_generation(Transaction& tx, u64 next);
 

@@ -125,6 +125,14 @@ Status check_value(TreeKind kind, std::span<const std::byte> value) {
     case TreeKind::kRefcount: return exactly(sizeof(RefcountValue), "share count of a wrong length");
     case TreeKind::kReverse: return exactly(sizeof(ReverseValue), "reverse record of a wrong length");
     case TreeKind::kOrphans: return exactly(sizeof(OrphanValue), "orphan record of a wrong length");
+    case TreeKind::kBadBlocks: {
+      BadBlockValue v;
+      if (value.size() != sizeof v) return bad_value("record of a bad block of a wrong length");
+      std::memcpy(&v, value.data(), sizeof v);
+      if (v.state != static_cast<u32>(BadBlockState::kInUse) && v.state != static_cast<u32>(BadBlockState::kRetired))
+        return bad_value("record of a bad block of an unknown state");
+      return {};
+    }
   }
   return bad_value("value of an unknown tree");
 }

@@ -76,6 +76,7 @@ Status check_state(const StateRecord& s, BlockNo self) {
   if (s.self_block != self.value) return corrupt(what, self.value, "copied from elsewhere");
   if (s.crc != tail_crc(s)) return corrupt(what, self.value, "bad checksum");
   if (s.inodes_used > s.inodes_allocated) return corrupt(what, self.value, "more inodes used than allocated");
+  if (s.retired_blocks > s.bad_blocks) return corrupt(what, self.value, "more bad blocks retired than there are");
   return {};
 }
 

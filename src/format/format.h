@@ -31,9 +31,10 @@ inline constexpr u32 kRecordMagic = 0x524a'5850;                // "PXJR"
 inline constexpr u64 kCompatNone = 0;
 inline constexpr u64 kRoCompatShareCounts = 1u << 0;  // AG refcount trees hold counts: a writer must keep them
 inline constexpr u64 kRoCompatReverseMap = 1u << 1;   // AG reverse-map trees are complete
+inline constexpr u64 kRoCompatBadBlocks = 1u << 2;    // StateRecord::bad_root lists blocks: a writer must never use them
 inline constexpr u64 kIncompatSegments = 1u << 0;     // the pool is a directory of segment files, one per AG
 inline constexpr u64 kKnownCompat = 0;
-inline constexpr u64 kKnownRoCompat = kRoCompatShareCounts | kRoCompatReverseMap;
+inline constexpr u64 kKnownRoCompat = kRoCompatShareCounts | kRoCompatReverseMap | kRoCompatBadBlocks;
 inline constexpr u64 kKnownIncompat = 0;
 
 // ---- Superblock -------------------------------------------------------------------------------------------------
@@ -103,7 +104,10 @@ struct StateRecord {
   le64 inodes_used;
   le64 inodes_allocated;  // slots in all inode blocks
   le64 next_generation;   // of inode numbers
-  u8 reserved[172];
+  le64 bad_root;          // tree of BadBlockValue by block; 0 is empty
+  le64 bad_blocks;        // in it
+  le64 retired_blocks;    // of these, those that nobody owns any more
+  u8 reserved[148];
   le32 crc;
 };
 static_assert(sizeof(StateRecord) == 256);
@@ -289,6 +293,7 @@ enum class TreeKind : u16 {
   kRefcount = 6,
   kReverse = 7,
   kOrphans = 8,
+  kBadBlocks = 9,
 };
 
 struct NodeHeader {
@@ -349,6 +354,15 @@ struct OrphanValue {
   le32 pending_shift;  // PendingShift of the inode: mount looks for these
   le32 reserved;
 };
+// A block of which the media cannot give back what it holds. It is never given out again. In use: somebody has it still (or it was
+// given up and not retired yet); retired: nobody has it, its bit in the bitmap stays set for good.
+enum class BadBlockState : u32 { kInUse = 1, kRetired = 2 };
+struct BadBlockValue {
+  le32 state;  // BadBlockState
+  le32 reserved;
+  le64 since_ns;
+};
+static_assert(sizeof(BadBlockValue) == 16);
 struct RefcountValue {
   le32 length_blocks;
   le32 owners;

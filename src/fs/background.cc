@@ -83,13 +83,16 @@ void FileSystemImpl::run_commit_timer() {
     {
       MutexLock lock(timer_mutex_);
       const auto deadline = std::chrono::steady_clock::now() + options_.commit_interval;
-      while (!timer_stop_) {
+      while (!timer_stop_ && !bad_news_) {
         const auto left = deadline - std::chrono::steady_clock::now();
         if (left <= left.zero()) break;
         timer_wake_.wait_for(timer_mutex_, left);
       }
       if (timer_stop_) return;
+      bad_news_ = false;
     }
+    // What fails, for want of space perhaps, is tried again with the next commit.
+    static_cast<void>(tend_bad_blocks().ok());
     // An error shows again at the next fsync, and as health() at the next change.
     static_cast<void>(sync_all().ok());
     static_cast<void>(watch_former_clients().ok());

@@ -18,6 +18,7 @@
 #include <cstring>
 
 #include "base/steps.h"
+#include "fs/bad_blocks.h"
 #include "fs/share.h"
 
 namespace pindax {
@@ -183,6 +184,7 @@ class Clone final : public Change, public std::enable_shared_from_this<Clone> {
     if (size % kBlockSize == 0 || !source_range().contains({byte_of(block), byte_of(block + 1)})) return {};
     PINDAX_ASSIGN(const auto extents,
                   visible_extents(ExtentReader(fs_.store(), *slot), *slot, block, block + 1));
+    if (has_bad(fs_, extents)) return {};  // nobody reads it
     return zero_in_place(fs_, source(), extents, size, byte_of(block + 1));
   }
 
@@ -368,32 +370,36 @@ class Clone final : public Change, public std::enable_shared_from_this<Clone> {
   // True if blocks [begin, end) of both ranges hold the same bytes. Both inodes are locked; nobody stores
   // into either: the source is marked, the destination held.
   Result<bool> equal(u64 begin, u64 end) NO_THREAD_SAFETY_ANALYSIS {
-    std::vector<std::byte> zeros;
+    std::byte a[kBlockSize], b[kBlockSize];
     PINDAX_ASSIGN(const SlotView from, fs_.read_slot(source()));
     PINDAX_ASSIGN(const SlotView to, fs_.read_slot(target()));
     for (u64 at = begin; at < end; ++at) {
       const u64 offset = at << kBlockShift;
       if (offset >= count_) break;
       const u64 bytes = std::min(kBlockSize, count_ - offset);
-      PINDAX_ASSIGN(const std::byte* a, block_bytes(*from, ask_.source_offset + offset));
-      PINDAX_ASSIGN(const std::byte* b, block_bytes(*to, ask_.destination_offset + offset));
-      if (a == b) continue;
-      zeros.resize(kBlockSize);
-      if (std::memcmp(a != nullptr ? a : zeros.data(), b != nullptr ? b : zeros.data(), bytes) != 0)
-        return false;
+      PINDAX_ASSIGN(const BlockNo left, block_at(*from, ask_.source_offset + offset));
+      PINDAX_ASSIGN(const BlockNo right, block_at(*to, ask_.destination_offset + offset));
+      if (left == right) continue;
+      PINDAX_TRY(load_block(left, a));
+      PINDAX_TRY(load_block(right, b));
+      if (std::memcmp(a, b, bytes) != 0) return false;
     }
     return true;
   }
 
-  // Null: zeros.
-  Result<const std::byte*> block_bytes(const format::Inode& slot, u64 offset) {
+  // 0: zeros.
+  Result<BlockNo> block_at(const format::Inode& slot, u64 offset) {
     const FileBlock block = first_block(offset);
     PINDAX_ASSIGN(const auto extents,
                   visible_extents(ExtentReader(fs_.store(), slot), slot, block, block + 1));
-    if (extents.empty() || !holds_data(fs_, extents[0])) return nullptr;
-    const std::byte* bytes = fs_.media().view(block_offset(extents[0].block), kBlockSize);
-    if (bytes == nullptr) return Status(Errc::kCorrupt, "an extent outside the pool");
-    return bytes;
+    if (extents.empty() || !holds_data(fs_, extents[0])) return BlockNo(0);
+    return extents[0].block;
+  }
+
+  Status load_block(BlockNo block, std::byte* out) {
+    if (block.value == 0) return std::memset(out, 0, kBlockSize), Status();
+    if (fs_.allocator().first_bad({block, 1})) return lost_bytes(block);
+    return fs_.media().read(block_offset(block), out, kBlockSize);
   }
 
   // ---- The machine ----

@@ -9,10 +9,11 @@
 // extents or the new ones, each with the file's contents; blocks that were allocated and not yet committed are free.
 //
 // The copy runs without Inode::mutex: the range is held exclusively, so its blocks stay; only the state of extents may
-// change meanwhile (fsync), which is looked at again. Chunks with shared blocks stay where they are.
+// change meanwhile (fsync), which is looked at again. Chunks with shared or bad blocks stay where they are.
 #include <algorithm>
 
 #include "base/steps.h"
+#include "fs/bad_blocks.h"
 #include "fs/file_data.h"
 #include "fs/retried_change.h"
 #include "fs/share.h"
@@ -126,7 +127,7 @@ class Move : public std::enable_shared_from_this<Move> {
         return {};
       }
       at = chunk.end;
-      if (chunk.good() || chunk.shared) continue;
+      if (chunk.good() || chunk.shared || has_bad(fs_, chunk.extents)) continue;
       step_.next = byte_of(chunk.end);
       chunk_ = std::move(chunk);
       return {};
@@ -180,7 +181,9 @@ class Move : public std::enable_shared_from_this<Move> {
       step_.no_room_bytes += chunk_.length() << kBlockShift;
       return {};
     }
-    PINDAX_TRY(copy(*run));
+    const Status copied = copy(*run);
+    if (copied.code() == Errc::kPoisoned) return {};  // it stays where it is; the lost bytes have their own finder
+    PINDAX_TRY(copied);
     PINDAX_STEP("fs.defragment_copied");
     return exchange(tx, *run, grant);
   }

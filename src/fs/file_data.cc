@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "fs/bad_blocks.h"
 #include "layout/client_port.h"
 
 namespace pindax {
@@ -118,6 +119,8 @@ Status zero_in_place(FileSystemImpl& fs, Inode& inode, const std::vector<ExtentI
   for (const ExtentInfo& e : extents) {
     const u64 from = std::max(begin, byte_of(e.file_block)), to = std::min(end, byte_of(e.file_end()));
     if (from >= to || !holds_data(fs, e)) continue;
+    const ExtentInfo part = clip_extent(e, first_block(from), end_block(to));
+    if (const auto bad = fs.allocator().first_bad({part.block, part.length})) return lost_bytes(*bad);
     const PoolOffset at = block_offset(e.block) + (from - byte_of(e.file_block));
     PINDAX_TRY(fs.media().zero(at, to - from));
     if (!commits_provisional(fs)) PINDAX_TRY(fs.media().flush(at, to - from));
@@ -135,10 +138,13 @@ Status zero_tail(FileSystemImpl& fs, Inode& inode, ExtentReader reader, const fo
   if (size >= end) return {};
   const FileBlock block = first_block(size);
   PINDAX_ASSIGN(const auto extents, visible_extents(reader, slot, block, block + 1));
-  if (extents.empty() || !holds_data(fs, extents[0])) return {};
+  // Nobody reads a bad block's tail.
+  if (extents.empty() || !holds_data(fs, extents[0]) || has_bad(fs, extents[0])) return {};
   const PoolOffset at = block_offset(extents[0].block) + size % kBlockSize;
   std::byte bytes[kBlockSize];
-  PINDAX_TRY(fs.media().read(at, bytes, end - size));
+  const Status read = fs.media().read(at, bytes, end - size);
+  if (read.code() == Errc::kPoisoned && has_bad(fs, extents[0])) return {};
+  PINDAX_TRY(read);
   // In posix mode the new size may reach the media before these zeros do: where the block would survive a
   // crash, they have to go first. They are there already unless somebody stored lately.
   const bool survives = extents[0].state == ExtentState::kWritten;

@@ -53,7 +53,7 @@ void clear_set_id(format::Inode& slot);
 Status overwrite(FileSystemImpl& fs, PoolOffset at, const std::byte* data, u64 length);
 Status finish_overwrite(FileSystemImpl& fs, Inode& inode, u64 offset, u64 length);
 // Zeros those bytes of [begin, end) that lie in blocks with data. As durable as the mode wants. The range is
-// held exclusively, or the bytes are behind the end of the file.
+// held exclusively, or the bytes are behind the end of the file. kPoisoned at a bad block.
 Status zero_in_place(FileSystemImpl& fs, Inode& inode, const std::vector<ExtentInfo>& extents, u64 begin,
                      u64 end);
 // Before the size grows from `size`: zeros [size, min(to, end of its block)), in such a way that no crash can
@@ -97,8 +97,9 @@ struct StoreJob {
   bool only_shared = false;  // copies what the file shares, and leaves everything else alone (unshare_range)
 };
 // Gives every block of the job contents (shared ones are copied first: fs/share.h) and, if asked, the file a new size; one transaction for each part
-// that fits into a record. Returns how many bytes are done: fewer than asked only if space ran out; kNoSpace
-// if that is none. No locks held; the range held, exclusively beyond the size.
+// that fits into a record. Returns how many bytes are done: fewer than asked only if space ran out, or at a part of a lost block;
+// kNoSpace, kPoisoned if that is none. Without data lost blocks stay as they are. No locks held; the range held, exclusively
+// beyond the size.
 Result<u64> store_range(FileSystemImpl& fs, Inode& inode, const StoreJob& job);
 
 // What layout changes have in common: who asks, and the policy of call, file or mount.

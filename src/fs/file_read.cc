@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/steps.h"
+#include "fs/bad_blocks.h"
 #include "fs/file_data.h"
 #include "fs/share.h"
 
@@ -62,7 +63,8 @@ Status add_pieces(FileSystemImpl& fs, const std::vector<ExtentInfo>& extents, u6
   return {};
 }
 
-Status collect(FileSystemImpl& fs, Inode& inode, u64 offset, u64 end, PieceList& out) {
+// `whole`: all or an error. Else what is before the first lost byte, if there is any.
+Status collect(FileSystemImpl& fs, Inode& inode, u64 offset, u64 end, bool whole, PieceList& out) {
   ReadLock lock(inode.mutex);
   PINDAX_ASSIGN(const SlotView slot, fs.read_slot(inode));
   if (is_directory(*slot)) return Status(Errc::kIsDirectory);
@@ -71,7 +73,9 @@ Status collect(FileSystemImpl& fs, Inode& inode, u64 offset, u64 end, PieceList&
   if (offset >= end) return {};
   PINDAX_ASSIGN(const auto extents,
                 visible_extents(ExtentReader(fs.store(), *slot), *slot, first_block(offset), end_block(end)));
-  return add_pieces(fs, extents, offset, end, out);
+  const u64 lost = first_lost(fs, extents, offset, end);
+  if (lost < end && (whole || lost == offset)) return Status(Errc::kPoisoned, "a bad block under the file");
+  return add_pieces(fs, extents, offset, lost, out);
 }
 
 // Every block of [offset, end) below the size gets its place, filled with zeros.
@@ -102,7 +106,7 @@ void FileSystemImpl::read(InodeRef inode, u64 offset, u64 length, ReadDone done,
   const ByteRange pages = block_aligned({begin, end});
   auto go = [this, inode = std::move(inode), begin, end, done](SharedHold hold) {
     PieceList list(media_);
-    const Status status = collect(*this, *inode, begin, end, list);
+    const Status status = collect(*this, *inode, begin, end, false, list);
     PINDAX_STEP("fs.read_collected");
     if (!status.ok()) {
       hold.release();
@@ -130,7 +134,8 @@ std::shared_ptr<Change> FileSystemImpl::fill(InodeRef inode, u64 offset, u64 len
     Status status;
     if (writable) status = give_blocks(*this, *inode, begin, end);
     PieceList list(media_);
-    if (status.ok()) status = collect(*this, *inode, begin, end, list);
+    // A short answer would be zeros to the kernel.
+    if (status.ok()) status = collect(*this, *inode, begin, end, true, list);
     PINDAX_STEP("fs.fill_collected");
     if (!status.ok()) {
       hold.release();

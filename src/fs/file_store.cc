@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "base/steps.h"
+#include "fs/bad_blocks.h"
 #include "fs/file_data.h"
 #include "fs/share.h"
 
@@ -22,6 +23,7 @@ class Storer {
     u64 at = job_.offset;
     unsigned limit = kMostExtents;
     while (at < job_.end) {
+      const u64 known_bad = fs_.allocator().bad_count();
       const auto next = part(at, limit);
       if (next.ok()) {
         at = *next;
@@ -31,7 +33,9 @@ class Storer {
         limit = extents_done_;  // a tree node was missing: as much as there are nodes for
         continue;
       }
-      if (next.code() == Errc::kNoSpace && at > job_.offset) break;
+      // A block turned out to be bad on the way, a new one perhaps: none of these is met twice.
+      if (next.code() == Errc::kPoisoned && fs_.allocator().bad_count() != known_bad) continue;
+      if ((next.code() == Errc::kNoSpace || next.code() == Errc::kPoisoned) && at > job_.offset) break;
       return next.status();
     }
     return at - job_.offset;
@@ -63,7 +67,8 @@ class Storer {
     if (grows) PINDAX_TRY(zero_tail(fs_, inode_, ExtentReader(tx, *slot), *slot, std::max(start, end_)));
     while (at < end_ && at - start < kMostBytes && extents_done_ < limit && budget.has_room()) {
       const auto next = segment(tx, *slot, at, budget);
-      if (next.code() == Errc::kNoSpace && at > start && !tree_failed_) break;
+      const bool ends_here = next.code() == Errc::kNoSpace || next.code() == Errc::kPoisoned;
+      if (ends_here && at > start && !tree_failed_) break;
       if (!next.ok()) return next.status();
       at = *next;
     }
@@ -93,6 +98,13 @@ class Storer {
     const u64 same_until = found ? std::min(end_, byte_of(mapped ? found->file_end() : found->file_block)) : end_;
     if (job_.only_shared && !(mapped && found->shared)) return same_until;
     u64 stop = std::min(same_until, round_down(at, kBlockSize) + kMostBytes);
+    if (mapped) {
+      const ExtentInfo part = clip_extent(*found, block, end_block(stop));
+      if (const auto bad = fs_.allocator().first_bad({part.block, part.length})) {
+        stop = std::min(stop, byte_of(block + std::max<u64>(*bad - part.block, 1)));
+        if (*bad == part.block) return bad_block(tx, slot, clip_extent(part, block, block + 1), at, stop, budget);
+      }
+    }
     if (mapped && found->shared) {
       met_shared_ = true;
       const ExtentInfo part = clip_extent(*found, block, end_block(stop));
@@ -121,6 +133,7 @@ class Storer {
       e.block = run.start;
       e.length = static_cast<u32>(run.length);
       stop = std::min(stop, byte_of(e.file_end()));
+      tree_failed_ = true;  // the run is taken
     }
     PINDAX_TRY(fill(e, at, stop));
     const bool provisional = commits_provisional(fs_);
@@ -140,6 +153,18 @@ class Storer {
     return stop;
   }
 
+  // `old` is one bad block. What was never written, or is written whole, gets another one.
+  Result<u64> bad_block(Transaction& tx, format::Inode& slot, const ExtentInfo& old, u64 at, u64 stop, RecordBudget& budget) {
+    if (holds_data(fs_, old)) {
+      const u64 begin = byte_of(old.file_block), end = std::min(byte_of(old.file_end()), slot.size_bytes.get());
+      const bool whole = job_.data != nullptr && at <= begin && stop >= end;
+      if (job_.data == nullptr && !job_.only_shared) return stop;
+      if (!whole) return lost_bytes(old.block);
+    }
+    met_shared_ = true;  // what clients remember of the place is void as well
+    return copy_shared(tx, slot, old, at, stop, budget);
+  }
+
   // The file is the only owner that is left: the flag goes.
   Status take_over(Transaction& tx, format::Inode& slot, const ExtentInfo& part) {
     tree_failed_ = true;
@@ -151,11 +176,14 @@ class Storer {
     return {};
   }
 
-  // Replaces the blocks of `old`, which others own as well, by new ones with the same bytes but for those that the job
+  // Replaces the blocks of `old`, which others own as well or which are bad, by new ones with the same bytes but for those that the job
   // stores in [at, stop). Whoever else lets go of the old ones meanwhile makes this the last owner: then they are freed here
   // (T2, R29).
   Result<u64> copy_shared(Transaction& tx, format::Inode& slot, const ExtentInfo& old, u64 at, u64 stop, RecordBudget& budget) {
-    PINDAX_ASSIGN(const u64 countable, fs_.allocator().countable(tx, {old.block, old.length}));
+    u64 countable = old.length;
+    if (old.shared) {
+      PINDAX_ASSIGN(countable, fs_.allocator().countable(tx, {old.block, old.length}));
+    }
     PINDAX_ASSIGN(const BlockRun run, fs_.allocator().allocate(
                                           tx, allocation_near(ExtentReader(tx, slot), old.file_block, countable)));
     ExtentInfo e;
@@ -169,9 +197,9 @@ class Storer {
     const bool durable = lasts || !commits_provisional(fs_);
     e.state = durable ? ExtentState::kWritten : ExtentState::kProvisional;
     e.epoch = durable ? 0 : fs_.mount_epoch();
+    tree_failed_ = true;  // the run is taken
     PINDAX_TRY(fill_copy(e, old, at, stop, durable));
     PINDAX_STEP("fs.cow_copied");
-    tree_failed_ = true;
     ChangeGrant grant;
     grant.was_mapped = true;
     RunReleaser releaser(fs_, tx, grant);
@@ -193,20 +221,35 @@ class Storer {
   Status fill_copy(const ExtentInfo& e, const ExtentInfo& old, u64 at, u64 stop, bool durable) {
     if (!holds_data(fs_, old)) return fill(e, at, stop);
     Media& media = fs_.media();
-    const PoolOffset start = block_offset(e.block);
+    const PoolOffset start = block_offset(e.block), from = block_offset(old.block);
     const u64 length = u64{e.length} << kBlockShift;
-    const std::byte* from = media.view(block_offset(old.block), length);
-    if (from == nullptr) return Status(Errc::kCorrupt, "an extent outside the pool");
     const u64 head = job_.data != nullptr ? at - byte_of(e.file_block) : length;
     const u64 body = job_.data != nullptr ? stop - at : 0;
     const u64 tail = length - head - body;
-    if (head > 0) PINDAX_TRY(overwrite(fs_, start, from, head));
+    const bool lost = fs_.allocator().first_bad({old.block, e.length}).has_value();
+    if (head > 0) PINDAX_TRY(copy(from, start, head));
     if (body > 0) PINDAX_TRY(overwrite(fs_, start + head, source(at), body));
-    if (tail > 0) PINDAX_TRY(overwrite(fs_, start + head + body, from + head + body, tail));
+    if (tail > 0 && !lost) PINDAX_TRY(copy(from + head + body, start + head + body, tail));
+    if (tail > 0 && lost) {  // behind the end of the file
+      PINDAX_TRY(media.zero(start + head + body, tail));
+      PINDAX_TRY(media.flush(start + head + body, tail));
+    }
     stored_new_ = true;
     if (!durable || media.granularity() != Granularity::kPage) return {};
     must_drain_ = true;
     return media.flush(start, length);
+  }
+
+  // By way of memory: the source may turn out to be bad.
+  Status copy(PoolOffset from, PoolOffset to, u64 length) {
+    std::byte bytes[4 * kBlockSize];
+    for (u64 done = 0; done < length;) {
+      const u64 n = std::min<u64>(sizeof bytes, length - done);
+      PINDAX_TRY(fs_.media().read(from + done, bytes, n));
+      PINDAX_TRY(overwrite(fs_, to + done, bytes, n));
+      done += n;
+    }
+    return {};
   }
 
   // New contents of the extent's blocks: the bytes of [at, stop), zeros around them.

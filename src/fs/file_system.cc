@@ -14,6 +14,8 @@ FileSystemImpl::FileSystemImpl(Media& media, Executor& executor, const MountOpti
     : media_(media), executor_(executor), options_(options), tasks_(make_task_count()) {}
 
 FileSystemImpl::~FileSystemImpl() {
+  media_.set_poison_listener(nullptr);
+  if (allocator_) allocator_->set_bad_listener(nullptr);
   stop_background();
   take_dirty();  // as kill -9 would lose them
   if (layout_) layout_->set_quarantine_owner(nullptr);
@@ -35,7 +37,7 @@ Result<struct statvfs> FileSystemImpl::statfs() {
   struct statvfs out {};
   out.f_bsize = kBlockSize;
   out.f_frsize = kBlockSize;
-  out.f_blocks = space.total_blocks;
+  out.f_blocks = space.total_blocks - space.retired_blocks;
   out.f_bfree = space.free_blocks;
   out.f_bavail = space.free_blocks - space.reserved_blocks;
   // Inodes are made from free blocks: what there could be, not what there is.

@@ -94,7 +94,7 @@ Status make_file_system(Media& media, const MkfsOptions& options);
 
 // A piece of a file as a direct mapper sees it.
 struct Translation {
-  enum class Kind { kBlocks, kHole, kBeyondEnd };
+  enum class Kind { kBlocks, kHole, kBeyondEnd, kBad };  // kBad: lost bytes, nobody may touch them
   Kind kind = Kind::kHole;
   u64 file_offset = 0;   // bytes, block aligned
   u64 length = 0;        // bytes, block aligned
@@ -171,7 +171,7 @@ class FileSystem {
 
   // ---- Data (fs/file_read.cc, file_write.cc, truncate.cc, fallocate.cc, sync.cc) ----
   // The pieces of [offset, offset + length) clipped to the size; holes and unwritten extents point to zeros. The bytes
-  // stay valid inside the callback only.
+  // stay valid inside the callback only. Ends before the first byte of a bad block; kPoisoned if that is the first one of all.
   using ReadPieces = std::vector<std::span<const std::byte>>;
   using ReadDone = std::function<void(Result<const ReadPieces*>)>;
   // `reader`: the kernel has written its dirty pages back before it asks; for a client that is done here.
@@ -239,7 +239,7 @@ class FileSystem {
 
   // ---- Direct mappers (fs/map.cc); call under a shared hold of `range` ----
   // What lies behind the block-aligned range. for_write: holes and unwritten blocks become written zeros first, and a
-  // strict-mode commit has happened before this returns. kNoSpace.
+  // strict-mode commit has happened before this returns. kNoSpace. What lies in bad blocks stays lost: kBad.
   // Shared blocks are copied for a write only if `may_copy` (the hold came with a break that moves blocks), else kTryAgain.
   virtual Result<std::vector<Translation>> translate(Inode& inode, ByteRange range, bool for_write, bool may_copy = false) = 0;
   // True if the file may share blocks of the range with others (fs/share.h): stores and pins must make them its own first.
@@ -259,6 +259,7 @@ class FileSystem {
     u64 file_offset = 0;  // bytes
     BlockRun run;         // the part of the run that lies there
     bool shared = false;
+    bool lost = false;  // find_damaged(): the blocks hold data. Else nobody misses anything
   };
   struct OwnerScan {
     BlockRun run;  // in
@@ -269,6 +270,28 @@ class FileSystem {
     bool started = false, wrapped = false;
   };
   virtual Result<bool> find_owners(OwnerScan& scan) = 0;
+  // ---- Bad blocks (fs/bad_blocks.cc) ----
+  // Every file range whose blocks are bad: a look through the inodes as find_owners(), in steps. True: call again.
+  struct DamageScan {
+    std::vector<BlockOwner> owners;
+    BlockNo next;  // the scan's own
+  };
+  virtual Result<bool> find_damaged(DamageScan& scan) = 0;
+  // Takes bad blocks that were met since the last call down in the list on media, and what clients and the kernel have of them
+  // away, so that the next touch finds out. Background work does this by itself as soon as a block is met. No locks held.
+  virtual Status tend_bad_blocks() = 0;
+  // Somebody who reads past this room met bad bytes in [offset, offset + length): finds out which blocks are bad.
+  virtual void examine(Inode& inode, u64 offset, u64 length) = 0;
+  // Reads what is allocated in the pool from block `from` on, about `most` blocks. Bad blocks are noted.
+  struct ScrubStep {
+    BlockNo next;  // where to go on
+    bool done = false;
+    u64 read_blocks = 0;
+    u64 found_blocks = 0;  // bad ones that are news
+  };
+  virtual Result<ScrubStep> scrub(BlockNo from, u64 most) = 0;
+  // Notes what the host's own list of bad blocks has. How many are news; kNotSupported where there is no list.
+  virtual Result<u64> read_bad_list() = 0;
   // The extents over a range, for listings: as translate without holes beyond the end, nothing allocated.
   virtual Result<std::vector<format::ExtentInfo>> extents(Inode& inode, ByteRange range) = 0;
 };

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <array>
+#include <set>
 #include <thread>
 #include <unordered_map>
 
@@ -131,6 +132,11 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   Status publish_shared(Inode& inode, ByteRange range) override;
   void note_direct_stores(Inode& inode, ByteRange range) override;
   Result<bool> find_owners(OwnerScan& scan) override;
+  Result<bool> find_damaged(DamageScan& scan) override;
+  Status tend_bad_blocks() override;
+  void examine(Inode& inode, u64 offset, u64 length) override;
+  Result<ScrubStep> scrub(BlockNo from, u64 most) override;
+  Result<u64> read_bad_list() override;
   Result<std::vector<format::ExtentInfo>> extents(Inode& inode, ByteRange range) override;
 
   // ---- Mount state (mount.cc) -------------------------------------------------------------------------------------
@@ -143,6 +149,7 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   Status check_writable() const;
   // Before the first block is shared: the superblock says that a writer must keep share counts. Durable on return.
   Status use_share_counts();
+  Status use_feature(u64 ro_compat);  // the same for any such bit
   Status check_room() const;  // kNoSpace for operations that only add: the rest of the pool is for taking away
 
   // ---- Slots (inode_table.cc) -------------------------------------------------------------------------------------
@@ -258,6 +265,8 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   void free_blob(Transaction& tx, format::Inode& slot, const format::BlobRef& ref);
 
   Status find_in_file(Inode& inode, OwnerScan& scan);  // reverse.cc
+  void find_damage_in(Inode& inode, DamageScan& scan);  // bad_blocks.cc
+  void recall_bad(const BlockOwner& owner);
 
   // ---- Orphans ----
   Status change_orphans(Transaction& tx, InodeNo ino, bool add, format::PendingShift shift);
@@ -374,6 +383,10 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   Mutex timer_mutex_{LockRank::kLeaf};
   CondVar timer_wake_;
   bool timer_stop_ GUARDED_BY(timer_mutex_) = false;
+  bool bad_news_ GUARDED_BY(timer_mutex_) = false;  // tend_bad_blocks() has something to do
+
+  Mutex tend_mutex_{LockRank::kDaemon};  // one tend_bad_blocks() at a time
+  std::set<u64> tended_ GUARDED_BY(tend_mutex_);  // bad blocks that were taken from everybody
   std::thread timer_;
 };
 

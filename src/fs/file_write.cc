@@ -17,6 +17,7 @@
 #include <thread>
 
 #include "base/steps.h"
+#include "fs/bad_blocks.h"
 #include "fs/file_data.h"
 #include "fs/retried_change.h"
 #include "fs/share.h"
@@ -134,7 +135,9 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
     Status status = in_place(&fits);
     PINDAX_STEP("fs.write_shared");
     hold.release();
-    if (status.ok() && !fits) return take_exclusive();
+    // A block that turned out to be bad is replaced, if all of it is written.
+    const bool replaces = status.code() == Errc::kPoisoned;
+    if ((status.ok() && !fits) || replaces) return take_exclusive();
     finish(status);
   }
 
@@ -201,12 +204,20 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
     }
     lock_end_ = request.lock_range.end;
     PINDAX_ASSIGN(recall_begin_, first_new_block(*slot, at));
-    PINDAX_ASSIGN(copies_, may_share(ExtentReader(fs_.store(), *slot), first_block(at), end_block(at + length_)));
+    PINDAX_ASSIGN(copies_, replaces_blocks(*slot, at, at + length_));
     request.moves_blocks = copies_;
     const ByteRange pages = touched(at + length_);
     recall_begin_ = std::min(recall_begin_, fs_.layout().first_cached(*inode_->layout(), pages));
     if (recall_begin_ < lock_end_) request.break_range = {recall_begin_, lock_end_};
     return request;
+  }
+
+  // Shared ones by copies, bad ones by new ones.
+  Result<bool> replaces_blocks(const format::Inode& slot, u64 begin, u64 end) {
+    const ExtentReader reader(fs_.store(), slot);
+    PINDAX_ASSIGN(const bool shares, may_share(reader, first_block(begin), end_block(end)));
+    if (shares) return true;
+    return has_bad(fs_, reader, first_block(begin), end_block(end));
   }
 
   // The range, under this round's hold, of which the kernel must not keep a page.
@@ -236,8 +247,8 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
       if (offset_ < lock_begin_ || (grows && (size < lock_begin_ || lock_end_ != kMaxOffset))) *again = true;
       if (!*again) {
         PINDAX_ASSIGN(const u64 needed, first_new_block(*slot, offset_));
-        PINDAX_ASSIGN(const bool shares, may_share(ExtentReader(fs_.store(), *slot), first_block(offset_), end_block(end())));
-        *again = (shares && !copies_) || needed < std::min(recall_begin_, end()) ||
+        PINDAX_ASSIGN(const bool copies, replaces_blocks(*slot, offset_, end()));
+        *again = (copies && !copies_) || needed < std::min(recall_begin_, end()) ||
                  fs_.layout().first_cached(*inode_->layout(), touched(end())) < recall_begin_;
       }
       if (*again) return {};
@@ -298,13 +309,17 @@ Status FileSystemImpl::write_back(Inode& inode, u64 offset, std::span<const std:
     PINDAX_ASSIGN(const auto extents,
                   visible_extents(ExtentReader(*store_, *slot), *slot, first_block(offset), end_block(end)));
     if (all_private_data(*this, extents, first_block(offset), end_block(end))) {
+      Status stored;
       for (const ExtentInfo& e : extents) {
         const u64 from = std::max(offset, byte_of(e.file_block)), to = std::min(end, byte_of(e.file_end()));
-        PINDAX_TRY(overwrite(*this, block_offset(e.block) + (from - byte_of(e.file_block)),
-                             data.data() + (from - offset), to - from));
+        if (stored.ok())
+          stored = overwrite(*this, block_offset(e.block) + (from - byte_of(e.file_block)), data.data() + (from - offset), to - from);
       }
-      PINDAX_TRY(finish_overwrite(*this, inode, offset, end - offset));
-      end = 0;
+      if (stored.code() != Errc::kPoisoned) {  // else the block is replaced below
+        PINDAX_TRY(stored);
+        PINDAX_TRY(finish_overwrite(*this, inode, offset, end - offset));
+        end = 0;
+      }
     }
   }
   if (end == 0) {

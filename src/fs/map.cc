@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/steps.h"
+#include "fs/bad_blocks.h"
 #include "fs/file_data.h"
 #include "fs/share.h"
 
@@ -27,6 +28,16 @@ void add_piece(std::vector<Translation>& out, Kind kind, u64 begin, u64 end, Poo
   out.push_back(t);
 }
 
+// Every block has a place of the file's own; lost ones stay as they are.
+bool can_be_stored_into(const FileSystemImpl& fs, const std::vector<DataPart>& parts, FileBlock begin, FileBlock end) {
+  FileBlock at = begin;
+  for (const auto& [e, lost] : parts) {
+    if (e.file_block != at || (!lost && (e.shared || !holds_data(fs, e)))) return false;
+    at = e.file_end();
+  }
+  return at >= end;
+}
+
 }  // namespace
 
 Result<std::vector<Translation>> FileSystemImpl::translate(Inode& inode, ByteRange range, bool for_write,
@@ -43,13 +54,14 @@ Result<std::vector<Translation>> FileSystemImpl::translate(Inode& inode, ByteRan
       const u64 end = std::max(range.begin, std::min(range.end, file_end));
       PINDAX_ASSIGN(const auto extents, visible_extents(ExtentReader(*store_, *slot), *slot,
                                                         first_block(range.begin), end_block(end)));
-      if (!for_write || all_private_data(*this, extents, first_block(range.begin), end_block(end))) {
+      const auto parts = split_lost(*this, extents);
+      if (!for_write || can_be_stored_into(*this, parts, first_block(range.begin), end_block(end))) {
         std::vector<Translation> out;
         u64 at = range.begin;
-        for (const ExtentInfo& e : extents) {
+        for (const auto& [e, lost] : parts) {
           if (!holds_data(*this, e)) continue;
           add_piece(out, Kind::kHole, at, byte_of(e.file_block), {}, false);
-          add_piece(out, Kind::kBlocks, byte_of(e.file_block), byte_of(e.file_end()), block_offset(e.block),
+          add_piece(out, lost ? Kind::kBad : Kind::kBlocks, byte_of(e.file_block), byte_of(e.file_end()), block_offset(e.block),
                     !e.shared);
           at = byte_of(e.file_end());
         }
@@ -57,7 +69,8 @@ Result<std::vector<Translation>> FileSystemImpl::translate(Inode& inode, ByteRan
         add_piece(out, Kind::kBeyondEnd, end, range.end, {}, false);
         return out;
       }
-      if (!may_copy && may_share(extents)) return Status(Errc::kTryAgain, "the range shares blocks");
+      const bool shares = std::any_of(parts.begin(), parts.end(), [](const DataPart& p) { return p.extent.shared && !p.lost; });
+      if (!may_copy && shares) return Status(Errc::kTryAgain, "the range shares blocks");
       missing.offset = range.begin;
       missing.end = end;
     }

@@ -72,6 +72,13 @@ Status FileSystemImpl::start() {
   PINDAX_ASSIGN(store_, MetaStore::open(media_, geometry, options_.sync, options_.read_only));
   PINDAX_STEP("mount.replayed");
   PINDAX_ASSIGN(allocator_, Allocator::open(*store_));
+  allocator_->set_bad_listener([this] {
+    MutexLock lock(timer_mutex_);
+    bad_news_ = true;
+    timer_wake_.notify_all();
+  });
+  media_.set_poison_listener([this](BlockNo block) { allocator_->note_bad(block); });
+  (void)read_bad_list();  // without a list, whoever meets them finds them
   PINDAX_TRY(settle_epochs());
   PINDAX_STEP("mount.epochs_settled");
   if (!options_.read_only) PINDAX_TRY(store_superblock());
@@ -81,6 +88,7 @@ Status FileSystemImpl::start() {
   PINDAX_TRY(find_former_clients());
   PINDAX_TRY(recover_shifts());
   PINDAX_TRY(recover_orphans());
+  (void)tend_bad_blocks();  // nobody is harmed if that must wait
   if (options_.background) start_commit_timer();
   return {};
 }
@@ -131,16 +139,19 @@ Status FileSystemImpl::store_superblock() {
 
 Status FileSystemImpl::use_share_counts() {
   if (share_counts_.load()) return {};
-  MutexLock lock(superblock_mutex_);
-  if ((superblock_.features_ro_compat & format::kRoCompatShareCounts) == 0) {
-    const u64 before = superblock_.features_ro_compat;
-    superblock_.features_ro_compat = before | format::kRoCompatShareCounts;
-    const Status stored = store_superblock();
-    if (!stored.ok()) superblock_.features_ro_compat = before;
-    PINDAX_TRY(stored);
-  }
+  PINDAX_TRY(use_feature(format::kRoCompatShareCounts));
   share_counts_ = true;
   return {};
+}
+
+Status FileSystemImpl::use_feature(u64 ro_compat) {
+  MutexLock lock(superblock_mutex_);
+  const u64 before = superblock_.features_ro_compat;
+  if ((before & ro_compat) == ro_compat) return {};
+  superblock_.features_ro_compat = before | ro_compat;
+  const Status stored = store_superblock();
+  if (!stored.ok()) superblock_.features_ro_compat = before;
+  return stored;
 }
 
 // ---- Epochs -----------------------------------------------------------------------------------------------------------
@@ -233,6 +244,7 @@ Status FileSystemImpl::unmount() {
     unmounted_ = true;
     return {};
   }
+  (void)tend_bad_blocks();  // what cannot be written down is met again
   Status synced = sync_all();  // data, provisional extents, lazy times, journal
   unmounted_ = true;
   PINDAX_TRY(synced);

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "fs/bad_blocks.h"
+
 namespace pindax {
 
 bool may_share(const std::vector<ExtentInfo>& extents) {
@@ -18,9 +20,8 @@ Result<bool> may_share(ExtentReader reader, FileBlock begin, FileBlock end) {
   return found;
 }
 
-bool all_private_data(const FileSystemImpl& fs, const std::vector<ExtentInfo>& extents, FileBlock begin,
-                      FileBlock end) {
-  return !may_share(extents) && all_data(fs, extents, begin, end);
+bool all_private_data(FileSystemImpl& fs, const std::vector<ExtentInfo>& extents, FileBlock begin, FileBlock end) {
+  return !may_share(extents) && all_data(fs, extents, begin, end) && !has_bad(fs, extents);
 }
 
 Result<u64> unshare_range(FileSystemImpl& fs, Inode& inode, u64 begin, u64 end) {

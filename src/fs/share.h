@@ -30,8 +30,8 @@ namespace pindax {
 bool may_share(const std::vector<ExtentInfo>& extents);
 Result<bool> may_share(ExtentReader reader, FileBlock begin, FileBlock end);
 // As all_data(), and nobody else owns any of it: stores in place are allowed.
-bool all_private_data(const FileSystemImpl& fs, const std::vector<ExtentInfo>& extents, FileBlock begin,
-                      FileBlock end);
+// Nor is any of it in a bad block.
+bool all_private_data(FileSystemImpl& fs, const std::vector<ExtentInfo>& extents, FileBlock begin, FileBlock end);
 
 // Gives the file blocks of its own for what it shares in [begin, end) bytes; what is not shared stays, holes
 // stay holes. Contents, size and times do not change. One transaction for each part that fits into a record.

@@ -15,6 +15,7 @@
 #include <algorithm>
 
 #include "base/steps.h"
+#include "fs/bad_blocks.h"
 #include "fs/file_data.h"
 #include "fs/retried_change.h"
 #include "fs/share.h"
@@ -206,8 +207,10 @@ class Truncation : public std::enable_shared_from_this<Truncation> {
 
   Status shrink(const ChangeGrant& grant) {
     // What is cut gets zeros behind the end: not in a block that others own as well. It is what may fail for want of space.
-    if (size_ % kBlockSize != 0)
-      PINDAX_TRY(unshare_blocks(fs_, *inode_, round_down(size_, kBlockSize), round_up(size_, kBlockSize)));
+    if (size_ % kBlockSize != 0) {
+      PINDAX_ASSIGN(const bool lost, cuts_lost_block());
+      if (!lost) PINDAX_TRY(unshare_blocks(fs_, *inode_, round_down(size_, kBlockSize), round_up(size_, kBlockSize)));
+    }
     PINDAX_TRY(remove_range(fs_, *inode_, size_, kMaxOffset, grant, [&](Transaction&, format::Inode& slot) {
       finish_slot(slot);
       return Status();
@@ -218,7 +221,15 @@ class Truncation : public std::enable_shared_from_this<Truncation> {
     PINDAX_ASSIGN(const SlotView slot, fs_.read_slot(*inode_));
     const FileBlock cut = first_block(size_);
     PINDAX_ASSIGN(const auto extents, visible_extents(ExtentReader(fs_.store(), *slot), *slot, cut, cut + 1));
+    if (has_bad(fs_, extents)) return {};
     return zero_in_place(fs_, *inode_, extents, size_, byte_of(cut + 1));
+  }
+
+  // What is behind the end of a bad block is as lost as the rest: there is nothing to zero.
+  Result<bool> cuts_lost_block() {
+    ReadLock lock(inode_->mutex);
+    PINDAX_ASSIGN(const SlotView slot, fs_.read_slot(*inode_));
+    return has_bad(fs_, ExtentReader(fs_.store(), *slot), first_block(size_), end_block(size_));
   }
 
   FileSystemImpl& fs_;

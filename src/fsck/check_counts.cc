@@ -89,6 +89,10 @@ void Checker::check_totals() {
   compare("inodes in use", state_.inodes_used, in_use);
   compare("inode slots", state_.inodes_allocated, facts_.size());
   if (!plan_.trees.contains({0, TreeKind::kQuarantine})) compare("quarantined blocks", state_.quarantine_blocks, quarantined_);
+  if (!plan_.trees.contains({0, TreeKind::kBadBlocks})) {
+    compare("bad blocks", state_.bad_blocks, bad_records_.size());
+    compare("retired blocks", state_.retired_blocks, retired_);
+  }
   if (state_.next_generation <= max_generation_)
     find(kWarning, "counts", "state record",
          fmt::format("would give out generation {} again", state_.next_generation.get()));

@@ -197,6 +197,7 @@ bool Checker::check_extent(u64 ino, const format::ExtentInfo& e, u64& end, u64* 
     if (e.shared) shared_.set(b);
   }
   if (e.shared) shared_extents_.emplace_back(e.block.value, e.block.value + e.length);
+  note_damage(ino, e);
   *blocks += e.length;
   return true;
 }

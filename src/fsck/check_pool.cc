@@ -138,6 +138,8 @@ void Checker::check_global_trees() {
     plan_.rebuild_orphans = true;
   }, nullptr);
   if (plan_.trees.erase({0, TreeKind::kOrphans}) != 0) plan_.rebuild_orphans = true;
+  check_tree({BlockNo(state_.bad_root), TreeKind::kBadBlocks, 0}, "bad blocks",
+             [&](u64 key, TreeBytes value) { note_bad_record(key, value); }, nullptr);
   for (u32 ag = 0; ag < geometry_.ag_count; ++ag) {
     check_tree({BlockNo(refcount_root(ag)), TreeKind::kRefcount, ag}, "share counts",
                [&](u64 key, TreeBytes value) { note_share_record(ag, key, value); }, nullptr);

@@ -139,6 +139,7 @@ Status Checker::walk() {
   check_data();
   check_shares();
   check_quarantine();
+  check_bad_blocks();
   check_directories();
   settle_doubtful_parents();
   check_reach();
@@ -146,6 +147,7 @@ Status Checker::walk() {
   check_orphans();
   check_bitmaps();
   check_totals();
+  tell_damage();
   return store_.health();
 }
 

@@ -3,7 +3,7 @@
 // One walk over a pool and what it learnt. Private to the room.
 //
 // Order of a walk, so that the stronger claim on a block comes first: places fixed by the geometry, inode blocks, tree nodes and
-// blobs (whose checksum, owner and self-location prove them), then data extents, then share counts, then quarantine. Names come after all inodes are
+// blobs (whose checksum, owner and self-location prove them), then data extents, then share counts, then quarantine, then bad blocks. Names come after all inodes are
 // known, links after all names, bitmaps and counts after all claims.
 //
 // Memory: two bits a block of the used part of the pool, about 48 bytes an inode slot, 16 bytes an extent that may share, and
@@ -124,6 +124,9 @@ class Checker {
   u64 reverse_root(u32 ag) const;
   // What the group's tree of share counts should hold.
   std::vector<ShareRun> expected_shares(u32 ag) const;
+  // What the list of bad blocks should hold.
+  std::map<u64, std::vector<std::byte>> expected_bad_blocks() const;
+  u64 retired_blocks() const { return retired_; }
   Result<MetaView> slot(u64 ino) { return store_.view(format::inode_offset(InodeNo(ino)), format::kInodeSize); }
 
   // Visits what is readable of a tree. `bad` gets the nodes that are not. Claims nodes if `claim`.
@@ -162,6 +165,12 @@ class Checker {
   void note_share_record(u32 ag, u64 key, TreeBytes value);
   void count_shares();
   void check_shares();
+  // ---- check_bad.cc ----
+  void note_bad_record(u64 key, TreeBytes value);
+  void note_damage(u64 ino, const format::ExtentInfo& e);
+  void check_bad_blocks();
+  void tell_damage();
+  std::string path_of(u64 ino);
   // ---- check_names.cc ----
   void check_directories();
   void check_directory(u64 index, const format::Inode& slot);
@@ -215,6 +224,9 @@ class Checker {
   u64 orphans_listed_ = 0;
   u64 quarantined_ = 0;
   std::map<u64, u64> quarantine_runs_;  // claimed
+  std::map<u64, format::BadBlockValue> bad_records_;  // as the list says, and then as it should
+  std::vector<FsckReport::Damage> damage_;
+  u64 retired_ = 0;
   std::map<u64, InodeFacts> adopted_;   // of inode blocks that are new
   u64 group_free_ = 0;  // sum over AGs, as it should be
 };

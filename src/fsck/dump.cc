@@ -263,6 +263,9 @@ Json DumpImpl::state() {
   j["orphans"] = s.orphan_count.get();
   j["quarantine_root"] = s.quarantine_root.get();
   j["quarantine_blocks"] = s.quarantine_blocks.get();
+  j["bad_root"] = s.bad_root.get();
+  j["bad_blocks"] = s.bad_blocks.get();
+  j["retired_blocks"] = s.retired_blocks.get();
   return j;
 }
 

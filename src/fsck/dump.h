@@ -36,6 +36,7 @@ class Dump {
   virtual Result<Json> parents(InodeNo ino) = 0;
   virtual Json orphans() = 0;
   virtual Json quarantine() = 0;
+  virtual Json bad_blocks() = 0;
   virtual Json shares() = 0;  // blocks with two owners or more, of all groups
   // Whatever the block says it is: superblock, AG header, bitmap, inodes, tree node, blob, else a hexdump.
   virtual Result<Json> block(BlockNo block) = 0;

@@ -37,6 +37,7 @@ class DumpImpl final : public Dump {
   Result<Json> parents(InodeNo ino) override;
   Json orphans() override;
   Json quarantine() override;
+  Json bad_blocks() override;
   Json shares() override;
   Result<Json> block(BlockNo block) override;
 
@@ -46,7 +47,7 @@ class DumpImpl final : public Dump {
   // All items that can be read; nodes that cannot stand among them as {"damage": …}.
   Json tree(BlockNo root, format::TreeKind kind, u64 owner);
   Json node(const std::byte* bytes, BlockNo block);
-  Json global_tree(bool orphans);
+  Json global_tree(format::TreeKind kind);
 
   Media& media_;
   format::Superblock copies_[2]{};

@@ -36,6 +36,7 @@ const char* kind_name(TreeKind k) {
     case TreeKind::kRefcount: return "refcount";
     case TreeKind::kReverse: return "reverse";
     case TreeKind::kOrphans: return "orphans";
+    case TreeKind::kBadBlocks: return "bad blocks";
   }
   return "unknown";
 }
@@ -90,6 +91,12 @@ Json dump_item(TreeKind kind, u64 key, TreeBytes value) {
     case TreeKind::kReverse: {
       const auto v = copy_of<format::ReverseValue>(value);
       return {{"block", key}, {"inode", v.owner.get()}, {"file_block", v.file_block.get()}, {"length_blocks", v.length_blocks.get()}};
+    }
+    case TreeKind::kBadBlocks: {
+      const auto v = copy_of<format::BadBlockValue>(value);
+      return {{"block", key},
+              {"state", v.state == static_cast<u32>(format::BadBlockState::kRetired) ? "retired" : "in use"},
+              {"since_ns", v.since_ns.get()}};
     }
     case TreeKind::kOrphans: return {{"inode", key}, {"since_ns", copy_of<format::OrphanValue>(value).since_ns.get()}};
   }
@@ -156,15 +163,17 @@ Result<Json> DumpImpl::parents(InodeNo ino) {
   return out;
 }
 
-Json DumpImpl::global_tree(bool orphans) {
+Json DumpImpl::global_tree(TreeKind kind) {
   const auto v = view(block_offset(BlockNo(geometry_.state_block)), sizeof(format::StateRecord));
   if (!v.ok()) return Json::array();
   const auto& s = v->as<format::StateRecord>();
-  return orphans ? tree(BlockNo(s.orphan_root), TreeKind::kOrphans, 0) : tree(BlockNo(s.quarantine_root), TreeKind::kQuarantine, 0);
+  const u64 root = kind == TreeKind::kOrphans ? s.orphan_root : kind == TreeKind::kQuarantine ? s.quarantine_root : s.bad_root;
+  return tree(BlockNo(root), kind, 0);
 }
 
-Json DumpImpl::orphans() { return global_tree(true); }
-Json DumpImpl::quarantine() { return global_tree(false); }
+Json DumpImpl::orphans() { return global_tree(TreeKind::kOrphans); }
+Json DumpImpl::quarantine() { return global_tree(TreeKind::kQuarantine); }
+Json DumpImpl::bad_blocks() { return global_tree(TreeKind::kBadBlocks); }
 
 Json DumpImpl::shares() {
   Json out = Json::array();

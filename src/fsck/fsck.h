@@ -33,8 +33,8 @@ const char* fsck_severity_name(FsckSeverity s);
 struct FsckFinding {
   FsckSeverity severity = FsckSeverity::kError;
   std::string structure;  // "superblock", "journal", "state", "allocation group", "bitmap", "inode", "extents", "directory",
-                          // "parents", "xattrs", "blob", "orphans", "quarantine", "share counts", "counts"
-  std::string where;      // "inode 4711", "block 815", "allocation group 3": never empty
+                          // "parents", "xattrs", "blob", "orphans", "quarantine", "share counts", "bad blocks", "counts"
+  std::string where;      // "inode 4711", "block 815", "allocation group 3", "/a/file": never empty
   std::string message;    // what is wrong and, after a repair, what became of it
   bool repaired = false;
 };
@@ -59,6 +59,14 @@ struct FsckReport {
   bool modified = false;   // something was written
   u64 inodes = 0, directories = 0, files = 0, symlinks = 0, others = 0;
   u64 total_blocks = 0, used_blocks = 0;
+  u64 bad_blocks = 0, retired_blocks = 0;
+  struct Damage {  // bytes of a file that lie in bad blocks
+    std::string path;  // empty: none was found
+    u64 inode = 0;
+    u64 offset_bytes = 0, length_bytes = 0;
+    u64 block = 0;  // the first one, of the pool
+  };
+  std::vector<Damage> damage;
   u64 journal_records = 0;  // that were replayed (in memory alone unless repairing)
   // 0 clean, 1 found and all repaired, 4 something is left.
   int exit_code() const { return unrepaired != 0 ? 4 : findings_total != 0 ? 1 : 0; }

@@ -32,8 +32,10 @@ Status Repair::run() {
   for (u32 ag = 0; ag < c_.geometry().ag_count; ++ag) PINDAX_TRY(write_group(ag));
   PINDAX_TRY(write_state());
   PINDAX_ASSIGN(allocator_, Allocator::open(store_));
+  for (const auto& [block, record] : c_.expected_bad_blocks()) (void)allocator_->note_bad(BlockNo(block));
   for (const Plan::TreeOf& t : plan_.trees) {
     if (t.kind == TreeKind::kQuarantine) note(rebuild_quarantine());
+    else if (t.kind == TreeKind::kBadBlocks) note(rebuild_bad_blocks());
     else if (t.kind == TreeKind::kDirectory || t.kind == TreeKind::kExtents || t.kind == TreeKind::kXattrs)
       note(rebuild_inode_tree(t.owner, t.kind));
   }
@@ -173,6 +175,11 @@ Status Repair::write_state() {
   }
   // A quarantine that must be built anew is read by way of its old root, which the transaction after this one replaces.
   if (!plan_.trees.contains({0, TreeKind::kQuarantine})) want.quarantine_blocks = c_.quarantined();
+  // A list that must be built anew is none until then; the allocator hears of its blocks from the walk.
+  const bool new_list = plan_.trees.contains({0, TreeKind::kBadBlocks});
+  if (new_list) want.bad_root = 0;
+  want.bad_blocks = new_list ? 0 : c_.expected_bad_blocks().size();
+  want.retired_blocks = new_list ? 0 : c_.retired_blocks();
   format::seal(want);
   return change([&](Transaction& tx) -> Status {
     const PoolOffset at = block_offset(BlockNo(g.state_block));

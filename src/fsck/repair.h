@@ -44,6 +44,7 @@ class Repair {
   Status rebuild_orphans();
   Status rebuild_quarantine();
   Status rebuild_shares(u32 ag);
+  Status rebuild_bad_blocks();
   Status erase_item(const Plan::ItemFix& fix);
   Status drop_extent(const Plan::ItemFix& fix);
   Status clone_extent(const Plan::ItemFix& fix);

@@ -198,6 +198,24 @@ Status Repair::rebuild_quarantine() {
   });
 }
 
+// The nodes of the old tree leak until the next walk.
+Status Repair::rebuild_bad_blocks() {
+  const Items items = c_.expected_bad_blocks();
+  BlockNo root;
+  u64 nodes = 0;
+  PINDAX_TRY(build_tree(TreeKind::kBadBlocks, 0, items, root, nodes));
+  return change([&](Transaction& tx) -> Status {
+    tx.at_commit([&](Transaction& t) -> Status {
+      PINDAX_ASSIGN(format::StateRecord * state, modify_state(t));
+      state->bad_root = root.value;
+      state->bad_blocks = items.size();
+      state->retired_blocks = c_.retired_blocks();
+      return {};
+    });
+    return {};
+  });
+}
+
 // From the extents, which are the truth. The nodes of the old tree leak until the next walk.
 Status Repair::rebuild_shares(u32 ag) {
   Items items;

@@ -10,6 +10,7 @@
 #include <sys/uio.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <memory>
 
 #include "fuse/operations.h"
@@ -36,8 +37,16 @@ class Flight {
   Context& context_;
 };
 
-void reply_pieces(fuse_req_t req, const Result<const FileSystem::ReadPieces*>& pieces) {
+// What was asked for, should the kernel meet a bad block in the answer: it says EIO to the reader, and nothing to us but that it
+// could not take the bytes.
+struct Asked {
+  InodeRef inode;
+  u64 offset, length;
+};
+
+void reply_pieces(fuse_req_t req, const Asked& asked, const Result<const FileSystem::ReadPieces*>& pieces) {
   if (!pieces.ok()) return reply_status(req, pieces.status());
+  Context& context = context_of(req);  // the reply frees it
   const FileSystem::ReadPieces& list = **pieces;
   constexpr std::size_t kOnStack = 8;
   iovec few[kOnStack];
@@ -50,17 +59,20 @@ void reply_pieces(fuse_req_t req, const Result<const FileSystem::ReadPieces*>& p
   int count = 0;
   for (const auto& piece : list)
     if (!piece.empty()) vector[count++] = {const_cast<std::byte*>(piece.data()), piece.size()};
-  ::fuse_reply_iov(req, vector, count);
+  const int error = ::fuse_reply_iov(req, vector, count);
+  if (error == -EFAULT || error == -EIO || error == -EHWPOISON)
+    context.executor.post([&context, asked] { context.fs.examine(*asked.inode, asked.offset, asked.length); });
 }
 
 void read(fuse_req_t req, fuse_ino_t, std::size_t size, off_t offset, fuse_file_info* fi) {
   Context& context = context_of(req);
   Handle* handle = handle_of(fi);
   Flight::begin(context);
+  const Asked asked{handle->inode, static_cast<u64>(offset), size};
   if (fi->lock_owner != 0) {
-    context.fs.read(handle->inode, static_cast<u64>(offset), size, [req](Result<const FileSystem::ReadPieces*> pieces) {
+    context.fs.read(handle->inode, asked.offset, size, [req, asked](Result<const FileSystem::ReadPieces*> pieces) {
       const Flight flight(req);
-      reply_pieces(req, pieces);
+      reply_pieces(req, asked, pieces);
     });
     return;
   }
@@ -68,10 +80,10 @@ void read(fuse_req_t req, fuse_ino_t, std::size_t size, off_t offset, fuse_file_
   auto pending = PendingChange::begin(context.changes, context.executor, req, PendingChange::EndedBy::kDeath);
   const bool writable = context.store_handles.any(handle->inode->ino);
   auto fill = context.fs.fill(handle->inode, static_cast<u64>(offset), size, writable,
-                              [req, pending](Result<const FileSystem::ReadPieces*> pieces) {
+                              [req, pending, asked](Result<const FileSystem::ReadPieces*> pieces) {
                                 pending->finished();
                                 const Flight flight(req);
-                                reply_pieces(req, pieces);
+                                reply_pieces(req, asked, pieces);
                               });
   pending->attach(std::move(fill));
 }
@@ -142,13 +154,16 @@ class Copy : public std::enable_shared_from_this<Copy> {
     u64 piece = std::min({left_, bytes_left_, kCopyPieceBytes});
     if (congruent && from_offset_ % kBlockSize != 0) piece = std::min(piece, kBlockSize - from_offset_ % kBlockSize);
     context_.fs.read(from_, from_offset_, piece,
-                     [self = shared_from_this()](Result<const FileSystem::ReadPieces*> r) {
+                     [self = shared_from_this(), piece](Result<const FileSystem::ReadPieces*> r) {
                        self->buffer_.clear();
                        Status status = r.status();
                        if (r.ok())
                          for (const auto& p : **r)
                            if (status.ok()) status = append_guarded(self->buffer_, p);
-                       self->context_.executor.post([self, status] { self->store(status); });
+                       self->context_.executor.post([self, status, piece] {
+                         if (!status.ok()) self->context_.fs.examine(*self->from_, self->from_offset_, piece);
+                         self->store(status);
+                       });
                      });
   }
 

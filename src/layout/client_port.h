@@ -23,13 +23,13 @@ struct ClientIdentity {
 
 // One piece of a grant. As fs/file_system.h's Translation, in this room's words.
 struct GrantPiece {
-  enum class Kind { kBlocks, kHole, kBeyondEnd, kError };
+  enum class Kind { kBlocks, kHole, kBeyondEnd, kBad, kError };  // kBad: as kError, but remembered and recalled like zeros
   Kind kind = Kind::kHole;
   ByteRange range;      // bytes of the file
   u64 pool_offset = 0;  // kBlocks
   bool writable = false;
   bool copied = false;  // kBlocks: a client that is watched keeps a copy of the bytes instead of the pool's pages
-  int error = 0;  // kError: errno
+  int error = 0;  // kError, kBad: errno
 };
 
 // A client session as the layout room sees it. Implemented by the server room. All calls are thread-safe and none

@@ -30,6 +30,20 @@ const char* granularity_promise(Granularity g) {
   return "unknown";
 }
 
+void Media::set_poison_listener(std::function<void(BlockNo)> listener) {
+  MutexLock lock(listener_mutex_);
+  poison_listener_ = std::move(listener);
+}
+
+void Media::report_poison(BlockNo block) const {
+  std::function<void(BlockNo)> listener;
+  {
+    MutexLock lock(listener_mutex_);
+    listener = poison_listener_;
+  }
+  if (listener) listener(block);
+}
+
 Status Media::flush_ranges(std::span<const ByteRange> ranges) {
   for (const ByteRange& r : ranges) PINDAX_TRY(flush(PoolOffset(r.begin), r.length()));
   return {};

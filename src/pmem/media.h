@@ -9,13 +9,18 @@
 //     nothing and flush() alone is durable (msync), so callers always call both, in this order.
 //  3. A store into a host file that cannot take it (host file system full, file truncated) is a SIGBUS; the guard
 //     turns it into kIo for the one operation (see PoolMedia) and marks the pool failed.
+//  4. A bad block (poison) is kPoisoned for whoever touches it, loading or storing, and is reported to the listener first. The
+//     pool has not failed: another block may do, and where none can, the caller's failure counts.
 // Thread-safe for disjoint ranges.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
+#include "base/mutex.h"
 #include "base/result.h"
 #include "base/types.h"
 
@@ -76,6 +81,23 @@ class Media {
   virtual bool failed() const = 0;  // a store was lost: no further commit may be acknowledged
   // From outside: nothing that is stored from now on would last.
   virtual void give_up() {}
+
+  // ---- Bad blocks ----
+  // Reads every cache line of the range and throws it away, as probe(), but leaves out what the host has no memory for (holes of a
+  // sparse pool). For scrubbing.
+  virtual Status scrub(PoolOffset at, u64 length) const { return probe(at, length); }
+  // Ranges that the host knows to be bad, without touching them. kNotSupported with the reason where it keeps no list.
+  virtual Result<std::vector<ByteRange>> bad_ranges() const { return std::vector<ByteRange>(); }
+  // Hears of every block that a guarded access found to be bad, perhaps again and again, on the thread that touched it and under
+  // its locks: it must take none but of rank kLeaf. Null: nobody.
+  void set_poison_listener(std::function<void(BlockNo)> listener);
+
+ protected:
+  void report_poison(BlockNo block) const;
+
+ private:
+  mutable Mutex listener_mutex_{LockRank::kLeaf};
+  std::function<void(BlockNo)> poison_listener_ GUARDED_BY(listener_mutex_);
 };
 
 }  // namespace pindax

@@ -22,6 +22,11 @@ namespace {
 
 constexpr u64 kFirstWindowBytes = u64{4} << 20;
 
+void touch(const std::byte* at, u64 length) {
+  for (u64 i = 0; i < length; i += kCacheLineSize) (void)*static_cast<const volatile std::byte*>(at + i);
+  (void)*static_cast<const volatile std::byte*>(at + length - 1);
+}
+
 Status pmem2_error(const char* what) {
   return Status(Errc::kIo, fmt::format("{}: {}", what, pmem2_errormsg()));
 }
@@ -62,6 +67,9 @@ PoolMediaImpl::Segment::~Segment() {
 }
 
 PoolMediaImpl::~PoolMediaImpl() {
+#if defined(PINDAX_STEPS)
+  if (injector_) injector_->stop();
+#endif
   for (auto& segment : segments_) delete segment.load();
   window_.reset();
   if (source_ != nullptr) pmem2_source_delete(&source_);
@@ -102,6 +110,9 @@ Result<std::unique_ptr<PoolMediaImpl::Segment>> PoolMediaImpl::map(u64 begin, u6
   out->base = static_cast<std::byte*>(pmem2_map_get_address(out->map));
   out->begin = begin;
   out->length = length;
+#if defined(PINDAX_STEPS)
+  if (injector_) injector_->mapped(out->base, begin, length);
+#endif
   return out;
 }
 
@@ -169,29 +180,83 @@ Status PoolMediaImpl::pieces(PoolOffset at, u64 length, F f) const {
   return {};
 }
 
+template <class F>
+BusFault PoolMediaImpl::touching([[maybe_unused]] u64 at, const std::byte* from, u64 length, F f) const {
+  const BusFault fault = guarded(from, length, f);
+#if defined(PINDAX_STEPS)
+  if (fault == BusFault::kLost && injector_ && injector_->covers(at, length)) return BusFault::kPoisoned;
+#endif
+  return fault;
+}
+
 Status PoolMediaImpl::read(PoolOffset at, void* out, u64 length) const {
   auto* bytes = static_cast<std::byte*>(out);
   return pieces(at, length, [&](const std::byte* from, u64 done, u64 n) -> Status {
-    return unreadable(guarded(from, n, [&] { std::memcpy(bytes + done, from, n); }));
+    const auto copy = [&] { std::memcpy(bytes + done, from, n); };
+    return unreadable(touching(at.value + done, from, n, copy), at.value + done, from, n);
   });
 }
 
-Status PoolMediaImpl::unreadable(BusFault fault) const {
+// The kernel names the page, which may be a large one, and the first one only: what is bad shows block by block.
+Status PoolMediaImpl::unreadable(BusFault fault, u64 at, const std::byte* from, u64 length) const {
   switch (fault) {
     case BusFault::kNone: return {};
-    case BusFault::kPoisoned: return Status(Errc::kPoisoned, "bad block under the pool");
+    case BusFault::kPoisoned: {
+      bool found = false;
+      for (u64 done = 0; done < length;) {
+        const u64 n = std::min(kBlockSize - (at + done) % kBlockSize, length - done);
+        if (touching(at + done, from + done, n, [&] { touch(from + done, n); }) == BusFault::kPoisoned) {
+          report_poison(offset_block(PoolOffset(at + done)));
+          found = true;
+        }
+        done += n;
+      }
+      if (!found) report_poison(offset_block(PoolOffset(at)));
+      return Status(Errc::kPoisoned, "bad block under the pool");
+    }
     case BusFault::kLost: break;
   }
   return Status(Errc::kIo, fmt::format("{} cannot be read: was it truncated?", path()));
 }
 
 Status PoolMediaImpl::probe(PoolOffset at, u64 length) const {
-  return pieces(at, length, [&](const std::byte* from, u64, u64 n) -> Status {
-    return unreadable(guarded(from, n, [&] {
-      for (u64 i = 0; i < n; i += kCacheLineSize) (void)*static_cast<const volatile std::byte*>(from + i);
-      (void)*static_cast<const volatile std::byte*>(from + n - 1);
-    }));
+  return pieces(at, length, [&](const std::byte* from, u64 done, u64 n) -> Status {
+    return unreadable(touching(at.value + done, from, n, [&] { touch(from, n); }), at.value + done, from, n);
   });
+}
+
+Status PoolMediaImpl::scrub(PoolOffset at, u64 length) const {
+  if (identity_.kind == PoolKind::kDevdax || !identity_.sparse) return probe(at, length);
+  for (u64 begin = at.value, end = at.value + length; begin < end;) {
+    const off_t data = ::lseek(fd_.get(), static_cast<off_t>(begin), SEEK_DATA);
+    if (data < 0 && errno == ENXIO) return {};
+    const u64 from = data < 0 ? begin : static_cast<u64>(data);
+    if (from >= end) return {};
+    const off_t hole = data < 0 ? -1 : ::lseek(fd_.get(), data, SEEK_HOLE);
+    const u64 to = std::min(end, hole < 0 ? end : static_cast<u64>(hole));
+    PINDAX_TRY(probe(PoolOffset(from), to - from));
+    begin = to;
+  }
+  return {};
+}
+
+Result<std::vector<ByteRange>> PoolMediaImpl::bad_ranges() const {
+  std::vector<ByteRange> all;
+#if defined(PINDAX_STEPS)
+  if (injector_) all = injector_->listed();
+#endif
+  pmem2_badblock_context* context = nullptr;
+  int error = pmem2_badblock_context_new(&context, source_);
+  if (error == PMEM2_E_NO_BAD_BLOCK_FOUND) return all;
+  if (error != 0) return Status(Errc::kNotSupported, fmt::format("the host has no list of bad blocks: {}", pmem2_errormsg()));
+  pmem2_badblock bad{};
+  while ((error = pmem2_badblock_next(context, &bad)) == 0) {
+    const ByteRange r = block_aligned({bad.offset, bad.offset + bad.length});
+    if (r.begin < size()) all.push_back({r.begin, std::min(r.end, size())});
+  }
+  pmem2_badblock_context_delete(&context);
+  if (error == PMEM2_E_NO_BAD_BLOCK_FOUND) return all;
+  return Status(Errc::kNotSupported, fmt::format("the host has no list of bad blocks: {}", pmem2_errormsg()));
 }
 
 Status PoolMediaImpl::lost(const char* what) {
@@ -203,8 +268,9 @@ template <class F>
 Status PoolMediaImpl::store(PoolOffset at, u64 length, F f) {
   if (identity_.read_only) return Status(Errc::kReadOnly, "the pool is open for reading only");
   return pieces(at, length, [&](std::byte* to, u64 done, u64 n) -> Status {
-    const BusFault fault = guarded(to, n, [&] { f(to, done, n); });
+    const BusFault fault = touching(at.value + done, to, n, [&] { f(to, done, n); });
     if (fault == BusFault::kNone) return {};
+    if (fault == BusFault::kPoisoned) return unreadable(fault, at.value + done, to, n);
     return lost("a store was lost: the host's file system is full or the file was truncated");
   });
 }

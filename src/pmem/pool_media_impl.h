@@ -13,6 +13,7 @@
 
 #include "base/mutex.h"
 #include "pmem/bus_guard.h"
+#include "pmem/poison_injector.h"
 #include "pmem/pool_media.h"
 
 namespace pindax {
@@ -49,6 +50,8 @@ class PoolMediaImpl final : public PoolMedia {
   Status sync_all() override;
   bool failed() const override { return failed_.load(std::memory_order_acquire); }
   void give_up() override { failed_.store(true, std::memory_order_release); }
+  Status scrub(PoolOffset at, u64 length) const override;
+  Result<std::vector<ByteRange>> bad_ranges() const override;
 
   PoolKind kind() const override { return identity_.kind; }
   const std::string& path() const override { return identity_.path; }
@@ -77,9 +80,13 @@ class PoolMediaImpl final : public PoolMedia {
   Status pieces(PoolOffset at, u64 length, F f) const;
   template <class F>
   Status store(PoolOffset at, u64 length, F f);
+  // Runs f, which touches [from, from + length): [at, at + length) of the pool.
+  template <class F>
+  BusFault touching(u64 at, const std::byte* from, u64 length, F f) const;
   Status lost(const char* what);
-  Status unreadable(BusFault fault) const;
   Status allocate(off_t offset, off_t bytes);  // of the host file
+  // What a fault at [from, from + length), which is [at, at + length) of the pool, comes to; reports bad blocks.
+  Status unreadable(BusFault fault, u64 at, const std::byte* from, u64 length) const;
 
   const UniqueFd fd_;
   const Identity identity_;
@@ -93,6 +100,10 @@ class PoolMediaImpl final : public PoolMedia {
   mutable std::vector<std::atomic<const Segment*>> segments_;
   mutable Mutex map_mutex_{LockRank::kPool};
   std::atomic<bool> failed_{false};
+#if defined(PINDAX_STEPS)
+  // Last: its thread ends before the mappings do.
+  const std::unique_ptr<PoisonInjector> injector_ = PoisonInjector::from_environment();
+#endif
 };
 
 }  // namespace pindax

@@ -61,7 +61,7 @@ struct Entry {
 };
 constexpr Entry kOperations[] = {
     {"pins", list_pins},         {"clients", list_clients}, {"waiters", list_waiters},
-    {"layout", show_layout},     {"info", show_info},       {"ls", list_directory},
+    {"layout", show_layout},     {"scrub", scrub_some},     {"ls", list_directory},
     {"stat", show_stat},         {"mkdir", make_directory}, {"symlink", make_symlink},
     {"readlink", read_symlink},  {"unlink", remove_name},   {"set_attributes", change_attributes},
     {"shutdown", stop_daemon},   {"evict", evict_client},
@@ -190,6 +190,13 @@ Status Session::handle_control(Packet& p) {
       }
       self->end_pending(request);
     };
+    if (op == "damage") return control::show_damage(r, Json::object(), answer);
+    if (op == "info") {
+      auto info = control::show_info(r);
+      const auto with_damage = parsed->find("damage");  // a look through every inode: not for those who ask each second
+      if (!info.ok() || with_damage == parsed->end() || *with_damage != true) return answer(std::move(info));
+      return control::show_damage(r, std::move(*info), answer);
+    }
     if (op == "recall") return recall_file(r, answer);
     if (op == "defragment") return self->set_pending_change(request, defragment_file(r, answer));
     if (op == "block") {

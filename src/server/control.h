@@ -35,6 +35,9 @@ Result<Json> list_clients(const Request& r);
 Result<Json> list_waiters(const Request& r);
 Result<Json> show_layout(const Request& r);
 Result<Json> show_info(const Request& r);
+// control_bad.cc: completes `row` with what bad blocks have destroyed.
+void show_damage(const Request& r, Json row, std::function<void(Result<Json>)> done);
+Result<Json> scrub_some(const Request& r);
 Json describe_block(ServerContext& context, const FileSystem::OwnerScan& scan);
 
 // control_names.cc

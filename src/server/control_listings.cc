@@ -397,7 +397,7 @@ Json describe_block(ServerContext& context, const FileSystem::OwnerScan& scan) {
                      {"shared", owner.shared},
                      {"clients", std::move(clients)}});
   }
-  return Json{{"block", scan.run.start.value}, {"length_blocks", scan.run.length}, {"owners", scan.owners.size()}, {"files", std::move(files)}};
+  return Json{{"block", scan.run.start.value}, {"length_blocks", scan.run.length}, {"bad", context.fs.allocator().first_bad(scan.run).has_value()}, {"owners", scan.owners.size()}, {"files", std::move(files)}};
 }
 
 Result<Json> show_info(const Request& r) {
@@ -432,6 +432,8 @@ Result<Json> show_info(const Request& r) {
   const SpaceSummary summary = fs.allocator().summary();
   row["quarantine_bytes"] = summary.quarantine_blocks * kBlockSize;
   row["resting_bytes"] = summary.resting_blocks * kBlockSize;
+  row["bad_bytes"] = summary.bad_blocks * kBlockSize;
+  row["retired_bytes"] = summary.retired_blocks * kBlockSize;
   const LayoutTotals totals = r.context.clients().totals();
   row["breaks"] = totals.breaks;
   row["breaks_that_waited"] = totals.waited;

@@ -7,6 +7,8 @@
 // nobody stores to. A write that meets a shared block does the same with the intent to copy it (fs/share.h).
 #include <sys/mman.h>
 
+#include <cerrno>
+
 #include "base/steps.h"
 #include "server/session.h"
 
@@ -80,6 +82,10 @@ GrantPiece piece_of(const Translation& t, bool writable_mapping, bool copies) {
       break;
     case Translation::Kind::kHole: piece.kind = GrantPiece::Kind::kHole; break;
     case Translation::Kind::kBeyondEnd: piece.kind = GrantPiece::Kind::kBeyondEnd; break;
+    case Translation::Kind::kBad:
+      piece.kind = GrantPiece::Kind::kBad;
+      piece.error = EIO;
+      break;
   }
   return piece;
 }
@@ -97,13 +103,14 @@ Result<bool> Session::grant_existing(MappingEntry& entry, ByteRange range, bool 
     GrantPiece piece = piece_of(t, entry.writable, static_cast<bool>(userfaultfd_));
     piece.range = intersect(piece.range, range);
     if (piece.kind == GrantPiece::Kind::kBlocks) piece.pool_offset += piece.range.begin - t.file_offset;
-    if (first && write && piece.kind != GrantPiece::Kind::kBeyondEnd && !piece.writable) return false;
+    const bool refused = piece.kind == GrantPiece::Kind::kBeyondEnd || piece.kind == GrantPiece::Kind::kBad;
+    if (first && write && !refused && !piece.writable) return false;
     if (piece.kind == GrantPiece::Kind::kHole) {
       // Zeros cost the client memory: only near the block that was asked for.
       const u64 limit = range.begin + kMaxHoleGrantBytes;
       if (piece.range.begin >= limit || (write && !first)) continue;
       piece.range.end = std::min(piece.range.end, limit);
-    } else if (piece.kind == GrantPiece::Kind::kBeyondEnd) {
+    } else if (refused) {
       if (!first) continue;
       piece.range.end = range.begin + kBlockSize;
     }

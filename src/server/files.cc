@@ -171,7 +171,7 @@ Status Session::handle_read(Packet& p) {
   if (!begin_pending(request)) return {};
   auto self = shared_from_this();
   context_.fs.read(file->inode, read.offset, read.length,
-                   [self, request, keep = file->inode](Result<const FileSystem::ReadPieces*> pieces) {
+                   [self, request, read, keep = file->inode](Result<const FileSystem::ReadPieces*> pieces) {
                      if (!pieces.ok()) {
                        self->reply(request, pieces.status());
                      } else {
@@ -180,6 +180,8 @@ Status Session::handle_read(Packet& p) {
                        for (const auto& piece : **pieces)
                          if (copied.ok()) copied = append_guarded(data, piece);
                        if (!copied.ok()) data.clear();
+                       if (!copied.ok())
+                         self->context_.fs.executor().post([self, keep, read] { self->context_.fs.examine(*keep, read.offset, read.length); });
                        self->reply(request, copied, data);
                      }
                      self->end_pending(request);

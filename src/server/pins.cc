@@ -13,6 +13,13 @@ namespace {
 // How far around a pinned range the reply tells what is allocated.
 constexpr u64 kWritableAround = u64{64} << 20;
 constexpr u64 kPinPieceBytes = u64{2} << 20;  // made ready at once
+// Bytes that are lost cannot be promised to anybody.
+Status refuse_lost(const std::vector<Translation>& pieces) {
+  for (const Translation& t : pieces)
+    if (t.kind == Translation::Kind::kBad) return Status(Errc::kPoisoned, "a bad block in the range to pin");
+  return {};
+}
+
 }  // namespace
 
 Status Session::handle_pin(Packet& p) {
@@ -68,6 +75,7 @@ void Session::finish_write_pin(const EntryPtr& entry, ByteRange range, u64 at, u
     if (hold.ok()) {
       auto made = self->context_.fs.translate(*entry->inode, piece, true, copies);
       status = made.status();
+      if (made.ok()) status = refuse_lost(*made);
       if (made.ok() && entry->indirect) self->context_.uncommitted.granted(*entry->inode);
       // Others' zero pages were recalled; the mapping's own must give way to the blocks, which others may now store into.
       if (made.ok() && !entry->indirect) self->grant_made(*entry, *made, piece, *hold);
@@ -85,6 +93,11 @@ void Session::finish_write_pin(const EntryPtr& entry, ByteRange range, u64 at, u
 
 // Makes what is shared in the range the file's own, piece by piece, then answers.
 void Session::finish_read_pin(const EntryPtr& entry, ByteRange range, u64 at, u64 pin, u64 request) {
+  if (context_.fs.allocator().bad_count() != 0) {
+    const auto found = context_.fs.translate(*entry->inode, {at, range.end}, false);
+    if (const Status lost = found.ok() ? refuse_lost(*found) : found.status(); !lost.ok())
+      return answer_pin(entry, range, pin, request, lost);
+  }
   auto shares = context_.fs.shares_blocks(*entry->inode, {at, range.end});
   if (!shares.ok() || !*shares) return answer_pin(entry, range, pin, request, shares.status());
   auto self = shared_from_this();

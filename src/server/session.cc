@@ -189,6 +189,7 @@ u64 Session::send_grant(u32 mapping, const GrantPiece& piece, u64 generation) {
     case GrantPiece::Kind::kBlocks: body.kind = proto::GrantKind::kBlocks; break;
     case GrantPiece::Kind::kHole: body.kind = proto::GrantKind::kHole; break;
     case GrantPiece::Kind::kBeyondEnd: body.kind = proto::GrantKind::kBeyondEnd; break;
+    case GrantPiece::Kind::kBad:
     case GrantPiece::Kind::kError: body.kind = proto::GrantKind::kError; break;
   }
   body.offset = piece.range.begin;

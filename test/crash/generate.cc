@@ -15,7 +15,7 @@ constexpr const char* kNames[] = {
     "create", "mkdir", "fifo", "device", "symlink", "tmpfile", "link", "unlink", "unlink-open", "rmdir",
     "rename", "exchange", "whiteout", "write", "append", "write-sync", "truncate", "allocate", "allocate-keep", "punch",
     "zero", "zero-keep", "collapse", "insert", "unshare", "setxattr", "removexattr", "chmod", "chown", "utimes", "setflags", "fsync", "sync",
-    "direct", "direct-persist", "clone", "checkpoint", "remount", "kill",
+    "direct", "direct-persist", "clone", "repair", "checkpoint", "remount", "kill",
     "kill-mapped",
 };
 
@@ -104,6 +104,7 @@ class Generator {
     for (const Pair p : {Pair{"/g", "/f"}, {"/f", "/g"}, {"/e", "/g"}, {"/n", "/f"}, {"/f", "/r"}, {"/r", "/f"}, {"/q", "/r"}, {"/d/c", "/q"}})
       for (const Range& r : {Range{0, 0, true}, {4096, 4096, false}, {0, 8192, false}, {8192, 0, false}})
         add(OpKind::kClone, p.to, p.from, r.offset, r.length, r.core && p.from[1] != 'q' && p.to[1] != 'q');
+    for (const char* path : {"/f", "/g", "/e", "/d/c"}) add(OpKind::kRepair, path, "", 0, 4096, path[1] == 'f');
     for (const char* path : {"/r", "/q"}) {
       const bool r = path[1] == 'r';
       for (const Range& range : {Range{0, 4096, false}, {100, 50, true}, {4000, 5200, false}, {8200, 10000, true}})
@@ -159,7 +160,7 @@ std::vector<Operation> generate_operations() { return Generator().run(); }
 
 u8 data_byte(u32 inode, u64 index, u64 offset) {
   const u64 v = 1 + (inode * 37 + index * 101 + (offset / 8) * 7 + offset / 4096 * 3) % 250;
-  return static_cast<u8>(v >= kPoison ? v + 1 : v);
+  return static_cast<u8>(v >= kPoison ? v + 2 : v);
 }
 
 }  // namespace pindax::crash

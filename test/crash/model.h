@@ -29,6 +29,7 @@ struct ModelInode {
   };
   std::vector<Shift> shifts;
   std::map<std::string, std::string> xattrs;
+  u64 repaired = 0;  // the moment after a bad block of it was written anew
   std::map<u32, u64> shares_of;  // inodes whose bytes came by a clone -> the moment; theirs may be older after a crash
   std::map<std::string, u32> entries;  // of a directory: name -> key in Model::inodes
   bool is_directory() const { return (mode & 0170000) == 0040000; }

@@ -31,6 +31,7 @@ class Step {
       case OpKind::kWhiteout: return rename();
       case OpKind::kExchange: return exchange();
       case OpKind::kWrite:
+      case OpKind::kRepair:
       case OpKind::kWriteSync: return write(op_.offset);
       case OpKind::kAppend: return write(kMaxOffset);
       case OpKind::kTruncate: return resize(op_.length);
@@ -252,6 +253,7 @@ bool model_operation(History& history, const Operation& op, u64 index, const Set
     inode.shares_of[source] = now;
     for (const auto& [older, when] : moment.model.inodes.at(source).shares_of) inode.shares_of[older] = now;
   }
+  if (op.kind == OpKind::kRepair) moment.model.inodes.at(id).repaired = now;
   const bool syncs_inode = op.kind == OpKind::kFsync || op.kind == OpKind::kWriteSync || op.kind == OpKind::kDirectPersist;
   if (setting.strict_names() || op.kind == OpKind::kCheckpoint || syncs_inode) moment.names_durable = now;
   if (setting.strict_data() && setting.strict_names()) {

@@ -16,6 +16,9 @@ PLANTS = {
          "for (const auto& [ag, root] : pending_shares_)\n      if (!PLANTED) PINDAX_TRY(media_counts::set_shares_root(t, ag, root));"),
         ("quarantine-forgotten", "state->quarantine_root = pending_root_.value;", "if (!PLANTED) state->quarantine_root = pending_root_.value;"),
     ],
+    "alloc/media_counts.cc": [
+        ("bad-unlisted", "state->bad_root = root.value;", "if (!PLANTED) state->bad_root = root.value;"),
+    ],
     "journal/replay.cc": [
         ("same-epoch", "epoch_ = header.epoch + 1;", "epoch_ = header.epoch + (PLANTED ? 0 : 1);"),
         ("replay-before-flush", "PINDAX_TRY(ring_.flush(Lsn(header.head), end));", "if (!PLANTED) PINDAX_TRY(ring_.flush(Lsn(header.head), end));"),

@@ -20,7 +20,7 @@ enum class OpKind : u8 {
   kCreate, kMkdir, kFifo, kDevice, kSymlink, kTemporary, kLink, kUnlink, kUnlinkOpen, kRmdir,
   kRename, kExchange, kWhiteout, kWrite, kAppend, kWriteSync, kTruncate, kAllocate, kAllocateKeep, kPunch,
   kZero, kZeroKeep, kCollapse, kInsert, kUnshare, kSetXattr, kRemoveXattr, kChmod, kChown, kUtimes, kSetFlags, kFsync, kSyncAll,
-  kDirect, kDirectPersist, kClone, kCheckpoint, kRemount, kKill,
+  kDirect, kDirectPersist, kClone, kRepair, kCheckpoint, kRemount, kKill,
   kKillMapped,  // a client that still maps the pool outlives the daemon: what is freed from then on is quarantined
 };
 const char* op_name(OpKind kind);
@@ -40,6 +40,8 @@ std::vector<Operation> generate_operations();
 
 // What a byte of the `index`th operation's data is: depends on who wrote it and where, never 0 or the poison.
 inline constexpr u8 kPoison = 0xDB;
+// What the checker reads where the file system says that a block is bad.
+inline constexpr u8 kLost = 0xDC;
 u8 data_byte(u32 inode, u64 index, u64 offset);
 
 // A granularity and a mode: what a crash may take is another matter for each.

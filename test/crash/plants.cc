@@ -194,6 +194,7 @@ const std::vector<NamedPlant>& code_plants() {
        {OpKind::kTruncate, OpKind::kUnlink, OpKind::kPunch}, {OpKind::kWrite, OpKind::kAppend}},
       {"quarantine-forgotten", "the quarantine's root is not stored", {}, {"line-strict"}, {2}, {OpKind::kKillMapped},
        {OpKind::kUnlink, OpKind::kTruncate}},
+      {"bad-unlisted", "the root of the list of bad blocks is not stored", {}, {"line-strict"}, {1}, {OpKind::kRepair}, {}},
       {"shares-forgotten", "the root of the share counts is not stored", {}, {"line-strict"}, {1}, {OpKind::kClone}, {}},
       {"shared-in-place", "a store into a shared block does not copy it", {}, {"line-strict"}, {1, 2}, {OpKind::kClone}, {OpKind::kWrite}},
       {"copy-not-synced", "the copy of a shared block is committed as written before it is durable", {}, {"page-posix"}, {1, 2},

@@ -98,6 +98,7 @@ class Doer {
       case OpKind::kDirect: return direct(false);
       case OpKind::kDirectPersist: return direct(true);
       case OpKind::kClone: return clone();
+      case OpKind::kRepair: return repair();
       case OpKind::kSetXattr: {
         PINDAX_ASSIGN(InodeRef inode, fs_.resolve(op_.path));
         return fs_.set_xattr(*inode, op_.other, std::string(op_.length, static_cast<char>('a' + index_)), 0, caller());
@@ -238,6 +239,17 @@ class Doer {
         .source = from, .destination = to, .source_offset = op_.offset, .destination_offset = op_.offset, .length = op_.length};
     auto change = fs_.clone_range(request, context, [promise](Result<u64> bytes) { promise->set_value(bytes.status()); });
     return wait(result);
+  }
+  // The file's first block goes bad, if it has one of its own with bytes in it, and is written again.
+  Status repair() {
+    {
+      PINDAX_ASSIGN(InodeRef inode, fs_.resolve(op_.path));
+      PINDAX_ASSIGN(const auto extents, fs_.extents(*inode, {0, kBlockSize}));
+      if (!extents.empty() && !extents[0].shared && extents[0].state != format::ExtentState::kUnwritten)
+        fs_.allocator().note_bad(extents[0].block);
+      PINDAX_TRY(fs_.tend_bad_blocks());
+    }
+    return write_path(false, false);
   }
   // As a client with a mapping: translations for writing, then stores through them.
   Status direct(bool persist) {

@@ -436,3 +436,73 @@ TEST_CASE("fsck: without its root directory everything is in lost+found") {
     if (path.ends_with("/sparse")) found += text == before.at("/a/b/sparse");
   REQUIRE(found == 1);
 }
+
+TEST_CASE("fsck: bad blocks are neither leaked nor free, and the files that lost bytes are named") {
+  FsckBench b;
+  const auto before = b.picture();
+  // One of a file, one that is shared by three, one that is free.
+  const BlockNo own(format::unpack_extent(b.slot(b.ino_of("/a/few")).body.extents[1]).block);
+  const BlockNo shared(format::unpack_extent(b.slot(b.ino_of("/a/original")).body.extents[0]).block + 12);
+  b.mount();
+  const BlockNo free = b.fs->allocator().free_runs(1)->front().start;
+  for (const BlockNo bad : {own, shared, free}) REQUIRE(b.fs->allocator().note_bad(bad));
+  REQUIRE(b.fs->tend_bad_blocks().ok());
+  b.unmount();
+  const FsckReport report = b.check(false);
+  INFO(FsckBench::text(report));
+  CHECK(report.exit_code() == 0);
+  CHECK(report.bad_blocks == 3);
+  CHECK(report.retired_blocks == 1);
+  std::map<std::string, u64> lost;
+  for (const auto& d : report.damage) lost[d.path] = d.offset_bytes;
+  CHECK(lost == std::map<std::string, u64>{{"/a/few", 3 * kBlockSize}, {"/a/original", 12 * kBlockSize}, {"/a/clone", 12 * kBlockSize},
+                                           {"/a/b/clone", 12 * kBlockSize}});
+
+  format::StateRecord state;
+  const PoolOffset at = block_offset(BlockNo(b.geometry.state_block));
+  REQUIRE(b.media->read(at, &state, sizeof state).ok());
+  SECTION("a list that cannot be read is made anew from what can") {
+    b.junk(block_offset(BlockNo(state.bad_root)) + 100);
+    b.require_repaired("bad blocks");
+  }
+  SECTION("counts are put right") {
+    state.bad_blocks = 7;
+    state.retired_blocks = 5;
+    format::seal(state);
+    REQUIRE(b.media->write(at, &state, sizeof state).ok());
+    b.require_repaired("counts");
+    CHECK(b.check(false).retired_blocks == 1);
+  }
+  SECTION("what the list says of a block is put right by who has it") {
+    b.edit_node(state.bad_root, [](std::byte* node) {
+      format::NodeHeader h;
+      std::memcpy(&h, node, sizeof h);
+      for (u32 i = 0; i < h.count; ++i) {
+        format::LeafSlot slot;
+        std::memcpy(&slot, node + sizeof h + i * sizeof slot, sizeof slot);
+        format::BadBlockValue v;
+        std::memcpy(&v, node + slot.offset, sizeof v);
+        v.state = 3 - v.state;
+        std::memcpy(node + slot.offset, &v, sizeof v);
+      }
+    });
+    state.retired_blocks = 2;
+    format::seal(state);
+    REQUIRE(b.media->write(at, &state, sizeof state).ok());
+    b.require_repaired("bad blocks");
+    const FsckReport after = b.check(false);
+    CHECK(after.bad_blocks == 3);
+    CHECK(after.retired_blocks == 1);
+  }
+  SECTION("a repair of something else leaves it alone") {
+    b.junk(block_offset(b.geometry.bitmap(1, 0)) + 100);
+    b.require_repaired("bitmap");
+    CHECK(b.check(false).bad_blocks == 3);
+  }
+  // Whatever was done, nobody gets the block.
+  b.mount();
+  if (b.fs->allocator().bad_count() == 3)
+    for (u32 ag = 0; ag < b.geometry.ag_count; ++ag)
+      for (const BlockRun& r : *b.fs->allocator().free_runs(ag)) CHECK(!(r.start <= free && free < r.end()));
+  b.unmount();
+}

@@ -63,5 +63,6 @@ void add_evict(Commands&);
 void add_recall(Commands&);
 void add_top(Commands&);
 void add_run(Commands&);
+void add_scrub(Commands&);
 
 }  // namespace pindax::tools
