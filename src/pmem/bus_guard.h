@@ -24,6 +24,14 @@ struct Guard {
   BusFault fault;
 };
 
+// The handler runs with SIGBUS unblocked (SA_NODEFER), so there is no mask to restore; only the thread sanitizer calls handlers with
+// every signal blocked.
+#if defined(__SANITIZE_THREAD__)
+inline constexpr int kSavesMask = 1;
+#else
+inline constexpr int kSavesMask = 0;
+#endif
+
 // Installs the handler of the process, once.
 void install();
 void enter(Guard* guard);
@@ -38,8 +46,7 @@ BusFault guarded(const std::byte* at, u64 length, F copy) {
   guard.begin = at;
   guard.end = at + length;
   guard.fault = BusFault::kNone;
-  // The handler runs with SIGBUS unblocked (SA_NODEFER), so there is no mask to restore.
-  if (sigsetjmp(guard.jump, 0) == 0) {
+  if (sigsetjmp(guard.jump, bus_guard::kSavesMask) == 0) {
     bus_guard::enter(&guard);
     copy();
   }

@@ -275,7 +275,7 @@ TEST_CASE("client: defined results for odd arguments [R35]") {
   CHECK(pindax_clone_range(s.client->get(), s.file.fd(), 0, s.file.fd(), 100, 4096) == -EINVAL);
 }
 
-TEST_CASE("client: a forked child gets clean errors and holds nothing [R11]") {
+TEST_CASE("client: a forked child gets clean errors and holds nothing [R11]", "[fork]") {
   Setup s;
   auto m = s.map();
   CHECK(m.data()[0] == std::byte{'x'});
@@ -299,7 +299,7 @@ TEST_CASE("client: a forked child gets clean errors and holds nothing [R11]") {
   CHECK(m.data()[0] == std::byte{'x'});
 }
 
-TEST_CASE("client: a client that is killed while others wait for it lets go [R10]") {
+TEST_CASE("client: a client that is killed while others wait for it lets go [R10]", "[fork]") {
   Setup s;
   int ready[2];
   REQUIRE(::pipe(ready) == 0);

@@ -16,9 +16,9 @@ using Mode = RangeLock::Mode;
 namespace {
 
 struct Fixture {
+  std::vector<int> order;  // written by the one executor thread, read after drain(); outlives it
   Executor executor{1};
   RangeLock lock{executor};
-  std::vector<int> order;  // written by the one executor thread, read after drain()
 
   bool take(RangeLock::Request& r, ByteRange range, Mode mode, int name = 0) {
     return lock.acquire(r, range, mode, [this, name] { order.push_back(name); });

@@ -304,7 +304,7 @@ class Background:
 
 # System calls that Python has no name for.
 LIBC = ctypes.CDLL(None, use_errno=True)
-FALLOC_KEEP_SIZE, FALLOC_PUNCH, FALLOC_ZERO = 1, 2, 16
+FALLOC_KEEP_SIZE, FALLOC_PUNCH, FALLOC_COLLAPSE, FALLOC_ZERO, FALLOC_INSERT = 1, 2, 8, 16, 32
 
 
 def fallocate(path, mode, offset, length):

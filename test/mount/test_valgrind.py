@@ -2,8 +2,9 @@
 """The client library under valgrind's memcheck.
 
 Valgrind runs one thread at a time and gives way in system calls only. A touch that faults would wait for the library's fault thread,
-which could not run; so would the mremap of a recall. Direct mappings are therefore populated and not recalled here; the rest goes
-through the mount."""
+which could not run; so would the mremap of a recall where pages are not watched. With faults as signals a touch of what is not there
+is an invalid access in memcheck's eyes. Direct mappings are therefore populated here and not touched after a recall."""
+import os
 import shutil
 import subprocess
 import sys
@@ -14,12 +15,16 @@ VALGRIND = ("valgrind", "--quiet", "--error-exitcode=9", "--leak-check=full", "-
             "--errors-for-leak-kinds=definite")
 
 
-def session(m, *words):
-    """A client under valgrind: whatever it was asked succeeded, and it ends without a finding."""
+def need_valgrind():
     if shutil.which("valgrind") is None:
         raise Skip("valgrind is not installed")
+
+
+def session(m, *words, env=None):
+    """A client under valgrind: whatever it was asked succeeded, and it ends without a finding."""
+    need_valgrind()
     child = m.spawn(*VALGRIND, DRIVER, m.path, *words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                    bufsize=1)
+                    bufsize=1, env={**os.environ, **(env or {})})
     check_equal(child.stdout.readline().strip(), "ready", "client driver under valgrind")
 
     def ask(*command):
@@ -35,10 +40,10 @@ def session(m, *words):
     return ask, end
 
 
-def test_direct(m):
-    """valgrind: direct mappings, pins of all kinds, persist, fork: no invalid access, no leak"""
+def direct(m, **how):
     m.file("f", 256 * KiB, fill=3)
-    ask, end = session(m)
+    m.file("source", 64 * KiB, fill=3)
+    ask, end = session(m, **how)
     check_equal(ask("direct"), ["1"])
     for _ in range(3):
         ask("open", "f", "rw")
@@ -52,14 +57,38 @@ def test_direct(m):
         for pin in (1, 2, 3):
             ask("unpin", pin)
         ask("info")
+        ask("mopen", "source")
+        ask("mread", 0, 64)
+        ask("fallocate", FALLOC_PUNCH | FALLOC_KEEP_SIZE, 128 * KiB, 8192)
+        ask("fallocate", FALLOC_COLLAPSE, 192 * KiB, 8192)
+        ask("fork")
         ask("unmap")
+        ask("fallocate", FALLOC_INSERT, 192 * KiB, 8192)
+        ask("fallocate", 0, 0, 256 * KiB)
         ask("close")
     end()
+
+
+def test_direct(m):
+    """valgrind: direct mappings, pins of all kinds, persist, changes of the layout, fork: no invalid access, no leak"""
+    direct(m)
+
+
+def test_signals(m):
+    """valgrind: the same with faults as signals"""
+    direct(m, env={"PINDAX_FAULTS": "signals"})
+
+
+def test_page_book(m):
+    """valgrind: what is inside the library by itself"""
+    need_valgrind()
+    run(*VALGRIND, BUILD / "test/client/test_client_pages", timeout=600)
 
 
 def test_through_the_mount(m):
     """valgrind: the same served through the mount, with changes of the layout and refusals"""
     m.file("f", 256 * KiB, fill=3)
+    m.file("source", 64 * KiB, fill=3)
     ask, end = session(m, "indirect")
     check_equal(ask("direct"), ["0"])
     ask("open", "f", "rw")
@@ -69,6 +98,10 @@ def test_through_the_mount(m):
     ask("persist", 8192, 2)
     ask("pin", 1, 0, 8192)
     ask("unpin", 1)
+    check_equal(ask("pread", 0, 2), ["0303"])
+    ask("pwrite", 4096, "0303")
+    check_equal(ask("dedupe", "source", 32768, "f", 32768, 16384), ["16384"])
+    ask("clone", "source", 4096, "f", 4096, 16384)
     ask("truncate", 64 * KiB)
     ask("fallocate", 0, 0, 512 * KiB)
     ask("fallocate", FALLOC_PUNCH | FALLOC_KEEP_SIZE, 0, 8192)

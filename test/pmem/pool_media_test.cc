@@ -247,9 +247,9 @@ TEST_CASE("pool: a store or read beyond the end of a file that was truncated is 
     std::vector<std::thread> threads;
     std::atomic<int> refused{0};
     for (int t = 0; t < 4; ++t)
-      threads.emplace_back([&] {
+      threads.emplace_back([&, at = PoolOffset(kSegment * 2 + static_cast<pindax::u64>(t) * 64)] {
         for (int i = 0; i < 50; ++i)
-          if (media->write(PoolOffset(kSegment * 2), "x", 1).code() == Errc::kIo) ++refused;
+          if (media->write(at, "x", 1).code() == Errc::kIo) ++refused;
       });
     for (auto& t : threads) t.join();
     CHECK(refused == 200);
