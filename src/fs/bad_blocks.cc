@@ -118,17 +118,20 @@ void FileSystemImpl::recall_bad(const BlockOwner& owner) {
                   [keep = *inode, token = count_task()](const Status&) {});
 }
 
-Status FileSystemImpl::tend_bad_blocks() {
-  if (options_.read_only || allocator_->bad_count() == 0) return {};
+Result<std::set<u64>> FileSystemImpl::write_bad_list() {
   std::set<u64> fresh;
-  {
-    MutexLock one_at_a_time(tend_mutex_);
-    for (const auto& b : allocator_->bad_blocks())
-      if (!tended_.contains(b.block.value)) fresh.insert(b.block.value);
-    PINDAX_TRY(use_feature(format::kRoCompatBadBlocks));
-    PINDAX_TRY(allocator_->settle_bad());
-    tended_.insert(fresh.begin(), fresh.end());
-  }
+  if (options_.read_only || allocator_->bad_count() == 0) return fresh;
+  MutexLock one_at_a_time(tend_mutex_);
+  for (const auto& b : allocator_->bad_blocks())
+    if (!tended_.contains(b.block.value)) fresh.insert(b.block.value);
+  PINDAX_TRY(use_feature(format::kRoCompatBadBlocks));
+  PINDAX_TRY(allocator_->settle_bad());
+  tended_.insert(fresh.begin(), fresh.end());
+  return fresh;
+}
+
+Status FileSystemImpl::tend_bad_blocks() {
+  PINDAX_ASSIGN(const std::set<u64> fresh, write_bad_list());
   PINDAX_STEP("fs.bad_settled");
   if (fresh.empty()) return {};
   DamageScan scan;

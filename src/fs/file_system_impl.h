@@ -267,6 +267,7 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   Status find_in_file(Inode& inode, OwnerScan& scan);  // reverse.cc
   void find_damage_in(Inode& inode, DamageScan& scan);  // bad_blocks.cc
   void recall_bad(const BlockOwner& owner);
+  Result<std::set<u64>> write_bad_list();  // the blocks that are new in it
 
   // ---- Orphans ----
   Status change_orphans(Transaction& tx, InodeNo ino, bool add, format::PendingShift shift);

@@ -88,7 +88,7 @@ Status FileSystemImpl::start() {
   PINDAX_TRY(find_former_clients());
   PINDAX_TRY(recover_shifts());
   PINDAX_TRY(recover_orphans());
-  (void)tend_bad_blocks();  // nobody is harmed if that must wait
+  (void)write_bad_list();  // nobody has anything yet, and nobody is harmed if it must wait
   if (options_.background) start_commit_timer();
   return {};
 }
