@@ -94,7 +94,7 @@ def test_sharers_lose_the_block(m):
     run(PINDAX, "clone", a, m.path / "b")
     users = {}
     for name in ("a", "b", "other"):
-        users[name] = m.client()
+        users[name] = m.client(*(["cooperative"] if name == "b" else []))  # another way to map
         users[name].ask("open", name, "rw")
         users[name].ask("map", 0, 16 * BLOCK)
         users[name].ask("load", 5 * BLOCK, 1)
