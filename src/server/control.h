@@ -33,12 +33,14 @@ std::optional<u64> optional_number(const Request& r, const char* key);
 Result<Json> list_pins(const Request& r);
 Result<Json> list_clients(const Request& r);
 Result<Json> list_waiters(const Request& r);
+// control_places.cc
 Result<Json> show_layout(const Request& r);
+Json describe_block(ServerContext& context, const FileSystem::OwnerScan& scan);
+// control_info.cc
 Result<Json> show_info(const Request& r);
 // control_bad.cc: completes `row` with what bad blocks have destroyed.
 void show_damage(const Request& r, Json row, std::function<void(Result<Json>)> done);
 Result<Json> scrub_some(const Request& r);
-Json describe_block(ServerContext& context, const FileSystem::OwnerScan& scan);
 
 // control_names.cc
 Result<Json> list_directory(const Request& r);

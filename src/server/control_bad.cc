@@ -6,7 +6,7 @@
 
 #include <set>
 
-#include "server/control.h"
+#include "server/control_rows.h"
 
 namespace pindax::control {
 
@@ -26,8 +26,7 @@ Json file_rows(ServerContext& context, const FileSystem::DamageScan& scan) {
   Json rows = Json::array();
   for (const auto& owner : scan.owners) {
     if (!owner.lost) continue;
-    auto paths = context.fs.paths(owner.ino, 1);
-    rows.push_back({{"path", paths.empty() ? std::string() : std::move(paths.front())},
+    rows.push_back({{"path", path_of(context, owner.ino)},
                     {"inode", owner.ino.value},
                     {"offset_bytes", owner.file_offset},
                     {"length_bytes", owner.run.length * kBlockSize},

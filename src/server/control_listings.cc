@@ -3,13 +3,11 @@
 // Who holds what, and who waits for whom. Rows of other users are counted, not shown, unless the caller is root or the
 // mount's owner.
 #include <fmt/format.h>
-#include <sys/statvfs.h>
-#include <unistd.h>
 
 #include <map>
 #include <set>
 
-#include "server/control.h"
+#include "server/control_rows.h"
 #include "server/path_walk.h"
 
 namespace pindax::control {
@@ -18,33 +16,6 @@ namespace {
 
 constexpr std::size_t kMaxPageRows = 1u << 16;      // of one listing with "pages"
 constexpr std::size_t kMaxBlocksShown = 64;         // runs of blocks of one pin
-
-const char* kind_name(u32 kind) {
-  switch (static_cast<proto::PinKind>(kind & proto::kPinKindMask)) {
-    case proto::PinKind::kTransient: return "transient";
-    case proto::PinKind::kLease: return "lease";
-    case proto::PinKind::kLongterm: return "longterm";
-  }
-  return "unknown";
-}
-
-const char* policy_name(BusyPolicy p) {
-  switch (p) {
-    case BusyPolicy::kInherit: return "inherit";
-    case BusyPolicy::kWait: return "wait";
-    case BusyPolicy::kRefuse: return "refuse";
-    case BusyPolicy::kQuarantine: return "quarantine";
-    case BusyPolicy::kEvict: return "evict";
-  }
-  return "unknown";
-}
-
-bool may_see(const Request& r, u32 uid) { return r.sees_all || uid == r.caller.uid; }
-
-std::string path_of(const Request& r, InodeNo ino) {
-  auto paths = r.context.fs.paths(ino, 1);
-  return paths.empty() ? std::string() : std::move(paths.front());
-}
 
 Json blocks_of(const Request& r, InodeNo ino, ByteRange range) {
   Json blocks = Json::array();
@@ -63,30 +34,13 @@ Json blocks_of(const Request& r, InodeNo ino, ByteRange range) {
   return blocks;
 }
 
-Json client_row(const ClientIdentity& who) {
-  return Json{{"session", who.session}, {"pid", who.pid}, {"uid", who.uid}, {"command", who.command}};
-}
-
-Json pin_row(const PinRow& pin) {
-  Json row{{"inode", pin.ino.value}, {"offset_bytes", pin.range.begin}, {"length_bytes", pin.range.length()}};
-  row.update(client_row(pin.client));
-  row["thread"] = pin.thread;
-  row["kind"] = kind_name(pin.kind);
-  row["write"] = (pin.kind & proto::kPinWrite) != 0;
-  row["transferable"] = (pin.kind & proto::kPinTransferable) != 0;
-  row["age_ms"] = pin.age_ns / 1'000'000;
-  row["stuck"] = pin.stuck;
-  row["asked_ms"] = pin.asked_ns < 0 ? Json(nullptr) : Json(pin.asked_ns / 1'000'000);
-  return row;
-}
-
 // Paths by inode: one look each, whatever the number of rows.
 class Paths {
  public:
   explicit Paths(const Request& r) : request_(r) {}
   const std::string& of(InodeNo ino) {
     const auto [at, fresh] = known_.try_emplace(ino.value);
-    if (fresh) at->second = path_of(request_, ino);
+    if (fresh) at->second = path_of(request_.context, ino);
     return at->second;
   }
 
@@ -316,140 +270,6 @@ Result<Json> list_waiters(const Request& r) {
   }
   if (hidden != 0) rows.push_back({{"hidden_rows", hidden}});
   return rows;
-}
-
-Result<Json> show_layout(const Request& r) {
-  FileSystem& fs = r.context.fs;
-  PINDAX_ASSIGN(const std::string path, text_argument(r, "path"));
-  PINDAX_ASSIGN(InodeRef inode, walk_existing(fs, r.caller, path, true));
-  PINDAX_TRY(fs.access(*inode, R_OK, r.caller));
-  PINDAX_ASSIGN(const Attributes a, fs.attributes(*inode));
-  Json row{{"path", path}, {"inode", a.ino.value}, {"size_bytes", a.size_bytes}};
-  PINDAX_ASSIGN(const auto extents, fs.extents(*inode, {0, u64{1} << 60}));
-  Json list = Json::array();
-  for (const auto& e : extents) {
-    const char* state = e.state == format::ExtentState::kUnwritten ? "unwritten" : e.state == format::ExtentState::kProvisional
-                                                                                      ? "provisional"
-                                                                                      : "written";
-    const u64 offset = e.file_block.value << kBlockShift;
-    list.push_back({{"offset_bytes", offset},
-                    {"length_bytes", u64{e.length} << kBlockShift},
-                    {"block", e.block.value},
-                    {"length_blocks", e.length},
-                    {"state", state},
-                    {"shared", e.shared},
-                    {"huge_aligned", offset % kHugePageSize == block_offset(e.block).value % kHugePageSize}});
-  }
-  row["extents"] = std::move(list);
-  std::map<u64, ClientIdentity> who;
-  for (const auto& s : r.context.sessions()) who.emplace(s->id(), s->identity());
-  Json mappings = Json::array();
-  for (const MappingRow& m : r.context.clients().list_mappings()) {
-    auto owner = who.find(m.session);
-    if (m.ino != a.ino || owner == who.end() || !may_see(r, owner->second.uid)) continue;
-    mappings.push_back({{"session", m.session},
-                        {"pid", owner->second.pid},
-                        {"uid", owner->second.uid},
-                        {"command", owner->second.command},
-                        {"offset_bytes", m.range.begin},
-                        {"length_bytes", m.range.length()},
-                        {"writable", m.writable},
-                        {"direct", !m.indirect},
-                        {"granted_bytes", m.granted_bytes},
-                        {"recalls_pending", m.recalls_pending}});
-  }
-  row["mappings"] = std::move(mappings);
-  Json pins = Json::array();
-  for (const PinRow& pin : r.context.clients().list_pins())
-    if (pin.ino == a.ino && may_see(r, pin.client.uid)) pins.push_back(pin_row(pin));
-  row["pins"] = std::move(pins);
-  return row;
-}
-
-// The owners that were found, with the clients that map or pin the bytes there.
-Json describe_block(ServerContext& context, const FileSystem::OwnerScan& scan) {
-  std::map<u64, ClientIdentity> who;
-  for (const auto& s : context.sessions()) who.emplace(s->id(), s->identity());
-  const auto mappings = context.clients().list_mappings();
-  const auto pins = context.clients().list_pins();
-  Json files = Json::array();
-  for (const auto& owner : scan.owners) {
-    auto paths = context.fs.paths(owner.ino, 1);
-    const ByteRange there{owner.file_offset, owner.file_offset + (owner.run.length << kBlockShift)};
-    Json clients = Json::array();
-    for (const MappingRow& m : mappings) {
-      const auto it = who.find(m.session);
-      if (m.ino != owner.ino || !m.range.overlaps(there) || it == who.end()) continue;
-      const bool pinned = std::any_of(pins.begin(), pins.end(), [&](const PinRow& p) {
-        return p.ino == owner.ino && p.client.session == m.session && p.range.overlaps(there);
-      });
-      clients.push_back({{"session", m.session},
-                         {"pid", it->second.pid},
-                         {"uid", it->second.uid},
-                         {"command", it->second.command},
-                         {"writable", m.writable},
-                         {"pinned", pinned}});
-    }
-    files.push_back({{"path", paths.empty() ? std::string() : std::move(paths.front())},
-                     {"inode", owner.ino.value},
-                     {"offset_bytes", owner.file_offset},
-                     {"length_bytes", there.length()},
-                     {"shared", owner.shared},
-                     {"clients", std::move(clients)}});
-  }
-  return Json{{"block", scan.run.start.value}, {"length_blocks", scan.run.length}, {"bad", context.fs.allocator().first_bad(scan.run).has_value()}, {"owners", scan.owners.size()}, {"files", std::move(files)}};
-}
-
-Result<Json> show_info(const Request& r) {
-  FileSystem& fs = r.context.fs;
-  const format::Superblock& sb = fs.superblock();
-  std::string uuid;
-  for (std::size_t i = 0; i < sizeof(sb.uuid); ++i)
-    uuid += fmt::format("{}{:02x}", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", sb.uuid[i]);
-  const auto* label = reinterpret_cast<const char*>(sb.label);
-  PINDAX_ASSIGN(const struct statvfs space, fs.statfs());
-  const SpaceSummary held = fs.allocator().summary();
-  const Granularity g = fs.media().granularity();
-  Json row{{"pool", r.context.options.pool != nullptr ? r.context.options.pool->path() : std::string("memory")},
-           {"uuid", uuid},
-           {"label", std::string(label, ::strnlen(label, sizeof(sb.label)))},
-           {"mount_point", r.context.options.mount_point},
-           {"socket", r.context.options.socket_path},
-           {"daemon_pid", static_cast<u64>(::getpid())},
-           {"granularity", granularity_name(g)},
-           {"promise", granularity_promise(g)},
-           {"sync_mode", fs.options().sync == SyncMode::kStrict ? "strict" : "posix"},
-           {"policy", policy_name(fs.options().layout.policy)},
-           {"size_bytes", u64{space.f_blocks} * space.f_frsize},
-           {"free_bytes", u64{space.f_bfree} * space.f_frsize},
-           {"quarantine_bytes", held.quarantine_blocks * kBlockSize},
-           {"resting_bytes", held.resting_blocks * kBlockSize},
-           {"punching_ms", held.punching_ms},
-           {"inodes", static_cast<u64>(space.f_files)},
-           {"free_inodes", static_cast<u64>(space.f_ffree)},
-           {"format_version", sb.version.get()},
-           {"clients", static_cast<u64>(r.context.sessions().size())}};
-  const SpaceSummary summary = fs.allocator().summary();
-  row["quarantine_bytes"] = summary.quarantine_blocks * kBlockSize;
-  row["resting_bytes"] = summary.resting_blocks * kBlockSize;
-  row["bad_bytes"] = summary.bad_blocks * kBlockSize;
-  row["retired_bytes"] = summary.retired_blocks * kBlockSize;
-  const LayoutTotals totals = r.context.clients().totals();
-  row["breaks"] = totals.breaks;
-  row["breaks_that_waited"] = totals.waited;
-  row["break_retries"] = totals.retries;
-  row["scans"] = totals.scans;
-  row["recalls"] = totals.recalls;
-  row["lease_recalls"] = totals.lease_recalls;
-  row["evictions"] = totals.evictions;
-  row["evictions_refused"] = totals.evictions_refused;
-  row["faults"] = totals.faults;
-  row["pins_made"] = totals.pins;
-  row["stuck_pins"] = r.context.stuck_pins.load();
-  row["stuck_pins_ever"] = r.context.stuck_pins_ever.load();
-  row["revoked"] = totals.revoked;
-  if (r.context.options.pool != nullptr) row["pool_kind"] = pool_kind_name(r.context.options.pool->kind());
-  return row;
 }
 
 }  // namespace pindax::control
