@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""Prints what meson test runs (their logs are the arguments) did: the skipped ones by name and reason, then 'N passed, N failed, N skipped'.
+"""Prints what meson test runs (their logs are the arguments) did: the skipped ones by name and reason, their number, then 'N passed, N failed'.
 
 A test program may count for itself: the last line of its output of the form 'N passed, N failed[, N skipped]' (ours) or
 Catch2's 'test cases: N | N passed | N failed' or 'All tests passed (… in N test cases)' is added up; else it counts as one."""
