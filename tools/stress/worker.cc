@@ -18,6 +18,7 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 
 #include "proto/mount_ioctl.h"
@@ -54,6 +55,7 @@ class Hands {
   i64 transfer(const Step& s);
   i64 memory(const Step& s);
   i64 pins(const Step& s);
+  i64 with_mapping(const Step& s);
   i64 fork_child(const Step& s);
   i64 access(u8* memory, const Step& s, bool store);
   u8* address(const Step& s, u64 file_offset) const {
@@ -115,8 +117,8 @@ i64 Hands::transfer(const Step& s) {
       fill_pattern(buffer_, s.seed, 0, s.length);
       return code_of(::write(append_fds_[s.file], buffer_, s.length));
     case Op::kRead: return code_of(::pread(fd, buffer_, s.length, offset));
-    case Op::kWriteFromMapping: return code_of(::pwrite(fd, address(s, s.to), s.length, offset));
-    case Op::kReadIntoMapping: return code_of(::pread(fd, address(s, s.to), s.length, offset));
+    case Op::kWriteFromMapping:
+    case Op::kReadIntoMapping: return with_mapping(s);
     case Op::kCopy: {
       off_t from = offset, to = static_cast<off_t>(s.to);
       u64 done = 0;
@@ -138,6 +140,32 @@ i64 Hands::transfer(const Step& s) {
       return code_of(::ioctl(fd, FICLONERANGE, &range));
     }
   }
+}
+
+// A system call whose buffer is the mapping. Where faults are signals (PINDAX_FAULTS) it meets pages that nobody has touched, or that
+// were recalled since, with EFAULT or a short count: touched, it goes on.
+i64 Hands::with_mapping(const Step& s) {
+  const bool write = s.op == Op::kWriteFromMapping;
+  const char* faults = std::getenv("PINDAX_FAULTS");
+  const bool signals = faults != nullptr && std::strcmp(faults, "signals") == 0;
+  u8* const memory = address(s, s.to);
+  u64 done = 0;
+  for (unsigned tries = 0; done < s.length && tries < 1000; ++tries) {
+    const auto offset = static_cast<off_t>(s.offset + done);
+    const ssize_t n = write ? ::pwrite(fds_[s.file], memory + done, s.length - done, offset) : ::pread(fds_[s.file], memory + done, s.length - done, offset);
+    if (n > 0) done += static_cast<u64>(n);
+    else if (n == 0 || errno != EFAULT || !signals) return n == 0 ? static_cast<i64>(done) : -errno;
+    if (!signals) break;
+    for (u64 at = done; at < s.length; at = round_down(s.to + at, kBlockSize) + kBlockSize - s.to) {
+      volatile u8& byte = memory[at];
+      const int signal = guarded_access([&] {
+        const u8 same = byte;
+        if (!write) byte = same;
+      });
+      if (signal != 0) return -(kSignal + signal);
+    }
+  }
+  return static_cast<i64>(done);
 }
 
 i64 Hands::memory(const Step& s) {
