@@ -76,7 +76,8 @@ class Runner {
   bool end_of_change(u32 w, i64 result);
   bool end_of_pin(const Step& step, i64 result);
   bool poll_pending();
-  bool certain(u32 file) const;
+  bool certain(u32 file) const;    // the pending change of the file waits
+  bool must_wait(u32 file) const;  // a block that it frees is pinned
   bool blocked(u32 file) const;  // a pin is, perhaps, in the way of the pending change
   bool overlaps_pins(const Step& change) const;
   bool drain(u32 file);

@@ -19,7 +19,13 @@ const char* name_of(i64 result) {
 
 }  // namespace
 
+// A SETATTR over pages that may be dirty does not wait for pins (C6), however long its answer takes.
 bool Runner::certain(u32 file) const {
+  const Step& change = *models_[*changing_[file]].pending;
+  return must_wait(file) && !(change.op == Op::kTruncate && !change.library && files_[file].cached);
+}
+
+bool Runner::must_wait(u32 file) const {
   const Step& change = *models_[*changing_[file]].pending;
   const ChangeReach reach = reach_of(change, files_[file]);
   for (const WorkerModel& w : models_)
@@ -42,7 +48,7 @@ bool Runner::blocked(u32 file) const { return overlaps_pins(*models_[*changing_[
 bool Runner::end_of_change(u32 w, i64 r) {
   const Step s = *models_[w].pending;
   FileModel& f = files_[s.file];
-  const bool pinned = certain(s.file);
+  const bool pinned = must_wait(s.file);
   const bool others_wait = [&] {
     for (const WorkerModel& m : models_)
       if (&m != &models_[w] && m.pending) return true;
