@@ -28,6 +28,7 @@ namespace pindax {
 namespace {
 
 constexpr int kDone = 0, kUsage = 2, kFailed = 4;
+constexpr std::chrono::milliseconds kBusyPatience{1000};
 constexpr std::chrono::milliseconds kPollInterval{10};
 
 int complain(const std::string& line) {
@@ -179,10 +180,15 @@ int run_umount(const std::string& path, const UmountOptions& options) {
     if (m.mount_point == mount_point) pool = m.pool;
   if (!pool) return complain(path + ": no Pindax pool is mounted there");
   const int flags = UMOUNT_NOFOLLOW | (options.lazy ? MNT_DETACH : 0);
-  if (::umount2(mount_point.c_str(), flags) != 0) {
-    if (errno == EBUSY)
+  // What the kernel still does for a process that has just died, or for the daemon's look at it, keeps a mount busy for a moment.
+  const auto patience = std::chrono::steady_clock::now() + kBusyPatience;
+  int error = 0;
+  while ((error = ::umount2(mount_point.c_str(), flags) == 0 ? 0 : errno) == EBUSY && std::chrono::steady_clock::now() < patience)
+    std::this_thread::sleep_for(kPollInterval);
+  if (error != 0) {
+    if (error == EBUSY)
       return complain(path + ": in use by some process (see: fuser -vm " + path + "); end it, or use --lazy");
-    if (errno != EPERM) return complain(path + ": " + std::strerror(errno));
+    if (error != EPERM) return complain(path + ": " + std::strerror(error));
     std::vector<std::string> helper{"fusermount3", "-u", "--", mount_point};
     if (options.lazy) helper.insert(helper.begin() + 2, "-z");
     if (run_program(helper) != 0) return kFailed;  // it has said why

@@ -298,5 +298,17 @@ def test_manual_and_help(m):
         check(re.search(rf"\b{option}\b", text), f"pindaxd --help does not know {option}")
 
 
+def test_umount_of_a_busy_mount(m):
+    """umount of a mount that is in use says so; in use for a moment only, as by a process that is just ending, it waits"""
+    child = m.spawn("sleep", "100", cwd=m.path)
+    done = run(PINDAX, "umount", m.path, ok=None)
+    check("in use" in done.stderr, done.stderr)
+    child.kill()
+    child.wait(5)
+    m.spawn("sleep", "0.3", cwd=m.path)
+    run(PINDAX, "umount", m.path)
+    m.mounted = False
+
+
 if __name__ == "__main__":
     sys.exit(main(globals()))
