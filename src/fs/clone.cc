@@ -299,7 +299,7 @@ class Clone final : public Change, public std::enable_shared_from_this<Clone> {
     if (new_size > size) to->size_bytes = new_size;
     if (!ask_.dedupe) {
       stamp(*to, kStampMtime | kStampCtime, now());
-      if (!context_.caller.privileged) clear_set_id(*to);
+      if (!context_.caller.privileged) clear_set_id(*to, &context_.caller);
     }
     ++target().removals;
     PINDAX_STEP("fs.clone_shared");

@@ -218,7 +218,7 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
       PINDAX_TRY(zero_tail(fs_, *inode_, ExtentReader(tx, slot), slot, range_.end));
       slot.size_bytes = range_.end;
     }
-    if (!context_.caller.privileged) clear_set_id(slot);
+    if (!context_.caller.privileged) clear_set_id(slot, &context_.caller);
     const bool contents = bigger || !only_adds();
     stamp(slot, contents ? kStampMtime | kStampCtime : kStampCtime, now());
     return {};

@@ -95,9 +95,11 @@ bool has_set_id(const format::Inode& slot) {
   return (slot.mode & S_ISUID) != 0 || (slot.mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP);
 }
 
-void clear_set_id(format::Inode& slot) {
+void clear_set_id(format::Inode& slot, const Caller* caller) {
   u32 mode = slot.mode & ~u32{S_ISUID};
-  if ((mode & S_IXGRP) != 0) mode &= ~u32{S_ISGID};
+  const bool stranger = caller != nullptr && caller->gid != slot.gid &&
+                        std::find(caller->groups.begin(), caller->groups.end(), u32{slot.gid}) == caller->groups.end();
+  if ((mode & S_IXGRP) != 0 || stranger) mode &= ~u32{S_ISGID};
   slot.mode = mode;
 }
 

@@ -47,7 +47,9 @@ Status check_settled(const format::Inode& slot);
 Status check_data_change(const format::Inode& slot, bool appends);
 // Clears set-user-ID, and set-group-ID where the group may execute. True if there was something to clear.
 bool has_set_id(const format::Inode& slot);
-void clear_set_id(format::Inode& slot);
+// What a change of contents by an unprivileged caller does to the mode. The set-group-id bit goes where the group may execute and, with
+// a caller whose groups are known, where the file's group is none of his (setattr_should_drop_sgid() in the kernel).
+void clear_set_id(format::Inode& slot, const Caller* caller = nullptr);
 
 // Overwrites bytes in place. The caller calls finish_overwrite() after the last one.
 Status overwrite(FileSystemImpl& fs, PoolOffset at, const std::byte* data, u64 length);

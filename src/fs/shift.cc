@@ -171,7 +171,7 @@ class Shift : public std::enable_shared_from_this<Shift> {
     slot.pending_begin = gap;
     slot.pending_end = gap + length_;
     slot.size_bytes = collapses() ? slot.size_bytes - length_ : slot.size_bytes + length_;
-    if (!context_.caller.privileged) clear_set_id(slot);
+    if (!context_.caller.privileged) clear_set_id(slot, &context_.caller);
     stamp(slot, kStampMtime | kStampCtime, now());
     return {};
   }

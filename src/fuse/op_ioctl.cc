@@ -135,7 +135,7 @@ void clone(fuse_req_t req, const Handle& handle, const proto::IoctlClone& in, st
                                       .length = in.length,
                                       .dedupe = (in.flags & proto::kCloneDedupe) != 0};
   FileSystem::ChangeContext change = change_context(req, *handle.inode);
-  change.caller.privileged = may_keep_set_id(req, *handle.inode);
+  learn_rights(req, *handle.inode, change.caller);
   auto shared = std::make_shared<u64>(0);
   PendingChange::run(
       context.changes, context.executor, req,

@@ -15,7 +15,7 @@ void fallocate(fuse_req_t req, fuse_ino_t, int mode, off_t offset, off_t length,
   const InodeRef inode = handle_of(fi)->inode;
   FileSystem::ChangeContext change = change_context(req, *inode);
   // The kernel marks writes of callers without CAP_FSETID, but not this request.
-  change.caller.privileged = may_keep_set_id(req, *inode);
+  learn_rights(req, *inode, change.caller);
   PendingChange::run(
       context.changes, context.executor, req,
       [&](PendingChange::Done done) {

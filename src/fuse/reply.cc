@@ -159,14 +159,22 @@ Caller caller_of(fuse_req_t req) {
   return caller;
 }
 
-bool may_keep_set_id(fuse_req_t req, Inode& inode) {
+void learn_rights(fuse_req_t req, Inode& inode, Caller& caller) {
   const auto attributes = context_of(req).fs.attributes(inode);
-  if (!attributes.ok() || (attributes->mode & (S_ISUID | S_ISGID)) == 0) return true;
+  caller.privileged = !attributes.ok() || (attributes->mode & (S_ISUID | S_ISGID)) == 0;
+  if (caller.privileged) return;
   const std::string status = read_proc(static_cast<u32>(::fuse_req_ctx(req)->pid), "status");
-  const std::size_t at = status.find("\nCapEff:");
-  if (at == std::string::npos) return false;
+  const auto after = [&](const char* key) {
+    const std::size_t at = status.find(key);
+    return at == std::string::npos ? nullptr : status.c_str() + at + std::strlen(key);
+  };
   constexpr u64 kCapFsetid = u64{1} << 4;  // linux/capability.h
-  return (std::strtoull(status.c_str() + at + 8, nullptr, 16) & kCapFsetid) != 0;
+  if (const char* capabilities = after("\nCapEff:")) caller.privileged = (std::strtoull(capabilities, nullptr, 16) & kCapFsetid) != 0;
+  if (const char* groups = after("\nGroups:")) {
+    while (*groups == ' ' || *groups == '\t') ++groups;
+    for (char* end = nullptr; *groups >= '0' && *groups <= '9'; groups = end + (*end == ' ' ? 1 : 0))
+      caller.groups.push_back(static_cast<u32>(std::strtoul(groups, &end, 10)));
+  }
 }
 
 u32 process_of(u32 tid) {

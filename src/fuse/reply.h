@@ -34,9 +34,8 @@ InodeRef inode_of(fuse_req_t req, fuse_ino_t node, const fuse_file_info* fi);
 // The caller as FUSE knows it. The kernel has applied the rules about groups and capabilities where it can,
 // so it counts as privileged unless the request says that set-id bits must go.
 Caller caller_of(fuse_req_t req);
-// True if the file has no set-id bits, or the caller has CAP_FSETID (asked of /proc, for requests that do not
-// say so).
-bool may_keep_set_id(fuse_req_t req, Inode& inode);
+// For requests that do not say whether set-id bits must go: if the file has any, asks /proc for the caller's CAP_FSETID and groups.
+void learn_rights(fuse_req_t req, Inode& inode, Caller& caller);
 // As above, for operations that may wait for pins: the process is looked up if a client uses the inode, or did.
 FileSystem::ChangeContext change_context(fuse_req_t req, Inode& inode);
 // Process of a thread, 0 if unknown.

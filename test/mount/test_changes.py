@@ -412,5 +412,19 @@ def test_lost_data(m):
     m.kill_daemon()
 
 
+def test_set_group_id_of_a_stranger(m):
+    """fallocate by somebody outside the file's group drops the set-group-id bit, whether or not the group may execute; a member's keeps it"""
+    path = m.file("f", 64 * KiB, fill=1)
+    for mode, groups, left in ((0o6666, "--clear-groups", 0o666), (0o6676, "--clear-groups", 0o676), (0o2666, "--groups=0", 0o2666),
+                               (0o2676, "--groups=0", 0o676)):
+        for how in (("-p", "-o", "0", "-l", "4096"), ("-o", "65536", "-l", "4096")):
+            os.chmod(path, mode)
+            run("setpriv", "--reuid=1000", "--regid=1000", groups, "fallocate", *how, path)
+            check_equal(oct(os.stat(path).st_mode & 0o7777), oct(left), f"{oct(mode)} {groups}")
+
+
+test_set_group_id_of_a_stranger.mount = {"options": "allow_other"}
+
+
 if __name__ == "__main__":
     sys.exit(main(globals()))
