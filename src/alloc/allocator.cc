@@ -156,7 +156,8 @@ Result<BlockRun> AllocatorImpl::allocate(Transaction& tx, const AllocateRequest&
     if (found) {
       const BlockRun run = *found;
       const u64 spare = request.use == BlockUse::kData ? kHostSpareBytes : 0;
-      const Status reserved = store_.media().reserve(block_offset(run.start), run.length << kBlockShift, spare);
+      Status reserved;
+      if (request.reserve_on_host) reserved = store_.media().reserve(block_offset(run.start), run.length << kBlockShift, spare);
       if (!reserved.ok() || PINDAX_FAILS("alloc.blocks")) {
         give_back(run);
         return reserved.ok() ? Status(Errc::kNoSpace, "the pool is full") : reserved;

@@ -38,6 +38,9 @@ struct AllocateRequest {
   BlockNo near{0};          // right there if free, else close by; 0: anywhere
   bool huge_align = false;  // start at a 2 MiB boundary of the pool if there is one with room for this, and for 2 MiB
   BlockUse use = BlockUse::kData;
+  // Reserved on the host as well, where the pool is sparse. Not for blocks that nobody is to store into soon: unwritten ones of fallocate
+  // may be more than the host has.
+  bool reserve_on_host = true;
   unsigned worker = 0;  // workers prefer different AGs, so that parallel writers do not interleave
 };
 

@@ -106,8 +106,9 @@ class Reservation {
       // too.
       if (const u64 odd = at.value % kHugeBlocks; odd != 0 && wanted >= 2 * kHugeBlocks)
         wanted = kHugeBlocks - odd;
-      PINDAX_ASSIGN(const BlockRun run,
-                    fs_.allocator().allocate(tx, allocation_near(ExtentReader(tx, *slot), at, wanted)));
+      AllocateRequest request = allocation_near(ExtentReader(tx, *slot), at, wanted);
+      request.reserve_on_host = false;
+      PINDAX_ASSIGN(const BlockRun run, fs_.allocator().allocate(tx, request));
       ExtentInfo e;
       e.file_block = at;
       e.block = run.start;
