@@ -37,13 +37,17 @@ void Resting::give_back(BlockRun run) {
   blocks_.fetch_sub(run.length, std::memory_order_release);
 }
 
-void Resting::queue_punch(const Entry& entry) {
-  to_punch_.push_back(entry);
+void Resting::wake_thread() {
   if (!thread_.joinable() && !stop_) {
     running_ = true;
     thread_ = std::thread([this] { run(); });
   }
   work_.notify_one();
+}
+
+void Resting::queue_punch(const Entry& entry) {
+  to_punch_.push_back(entry);
+  wake_thread();
 }
 
 void Resting::add(const Entry& entry, Lsn durable) {
@@ -83,8 +87,7 @@ bool Resting::punch_claimed(BlockRun run) {
   entry.claimed = false;
   MutexLock lock(mutex_);
   fail_later(entry, s);
-  if (!thread_.joinable() && !stop_) thread_ = std::thread([this] { this->run(); });
-  work_.notify_one();
+  wake_thread();
   return false;
 }
 

@@ -61,6 +61,7 @@ class Resting {
   static constexpr u64 kPunchBlocks = 4096;  // one step of progress
 
   void give_back(BlockRun run);
+  void wake_thread() REQUIRES(mutex_);  // there is something to punch
   void queue_punch(const Entry& entry) REQUIRES(mutex_);
   void fail_later(const Entry& entry, const Status& why) REQUIRES(mutex_);
   void run();
