@@ -12,11 +12,11 @@
 // note_bad() is called from the depth of whatever met the block, so it changes memory only and tells a listener. A crash before
 // settle_bad() forgets the block; it will be met again.
 #include <cstring>
-#include <ctime>
 
 #include "alloc/allocator_impl.h"
 #include "alloc/media_counts.h"
 #include "alloc/tree_nodes.h"
+#include "base/clock.h"
 #include "base/steps.h"
 #include "fmt/format.h"
 
@@ -30,12 +30,6 @@ namespace {
 constexpr unsigned kBlocksAtOnce = 16;  // in one transaction: any journal takes it
 
 TreeRef bad_tree(BlockNo root) { return {root, format::TreeKind::kBadBlocks, 0}; }
-
-u64 now_ns() {
-  timespec t{};
-  clock_gettime(CLOCK_REALTIME, &t);
-  return static_cast<u64>(t.tv_sec) * 1'000'000'000 + static_cast<u64>(t.tv_nsec);
-}
 
 }  // namespace
 
@@ -65,7 +59,7 @@ bool AllocatorImpl::note_bad(BlockNo block) {
   if (block.value >= geometry_.pool_blocks) return false;
   {
     MutexLock lock(bad_mutex_);
-    if (!bad_.emplace(block.value, BadState{.since_ns = now_ns()}).second) return false;
+    if (!bad_.emplace(block.value, BadState{.since_ns = wall_clock_ns()}).second) return false;
     bad_count_.store(bad_.size(), std::memory_order_release);
   }
   tell_bad_listener();

@@ -5,11 +5,11 @@
 // first change until its end: rank kQuarantine, so a transaction that also changes the orphan list does that first.
 #include <algorithm>
 #include <cstring>
-#include <ctime>
 
 #include "alloc/allocator_impl.h"
 #include "alloc/media_counts.h"
 #include "alloc/tree_nodes.h"
+#include "base/clock.h"
 #include "fmt/format.h"
 
 namespace pindax {
@@ -20,12 +20,6 @@ using format::QuarantineValue;
 namespace {
 
 TreeRef quarantine_tree(BlockNo root) { return {root, format::TreeKind::kQuarantine, 0}; }
-
-u64 now_ns() {
-  timespec t{};
-  clock_gettime(CLOCK_REALTIME, &t);
-  return static_cast<u64>(t.tv_sec) * 1'000'000'000 + static_cast<u64>(t.tv_nsec);
-}
 
 // False if the item makes no sense.
 bool unpack(u64 key, TreeBytes value, Allocator::QuarantinedRun& out) {
@@ -96,7 +90,7 @@ Status AllocatorImpl::quarantine(Transaction& tx, BlockRun run, QuarantineReason
   if (before && !unpack(before->key, before->value, other)) return corrupt(BlockNo(before->key));
   if (before && other.run.end() > run.start)
     return Status(Errc::kCorrupt, fmt::format("block {} is in quarantine twice: run fsck", run.start.value));
-  PINDAX_TRY(put_quarantined(tx, {run, now_ns(), reason}));
+  PINDAX_TRY(put_quarantined(tx, {run, wall_clock_ns(), reason}));
   pending_blocks_ += run.length;
   return {};
 }

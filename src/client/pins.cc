@@ -5,11 +5,11 @@
 // struct pindax_pin: opaque[0] slot + 1 (0: no pin), opaque[1] the ThreadSlots whose episode it belongs to, opaque[2] the client: a pin
 // may outlive its mapping (R7), so unpin asks nothing of that.
 #include <pthread.h>
-#include <time.h>
 
 #include <cerrno>
 #include <cstring>
 
+#include "base/clock.h"
 #include "base/steps.h"
 #include "client/error.h"
 #include "client/mapping.h"
@@ -22,11 +22,7 @@ using namespace pindax::client;
 namespace {
 
 // Ages are shown in milliseconds: the coarse clock is a few nanoseconds cheaper.
-u64 coarse_now_ns() {
-  timespec t;
-  ::clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
-  return static_cast<u64>(t.tv_sec) * 1'000'000'000 + static_cast<u64>(t.tv_nsec);
-}
+u64 coarse_now_ns() { return clock_ns(CLOCK_MONOTONIC_COARSE); }
 
 // U1: nothing between the exchange and the ring is a cancellation point, and the ring itself is shielded.
 struct Ring {

@@ -1,21 +1,16 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "layout/gate.h"
 
-#include <time.h>
-
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/steps.h"
 
 namespace pindax {
 
 // Nanoseconds since 1970: a daemon makes fewer generations than nanoseconds pass, so the next one starts above them all.
-GenerationSource::GenerationSource() : last_(0) {
-  struct timespec now {};
-  ::clock_gettime(CLOCK_REALTIME, &now);
-  last_ = static_cast<u64>(now.tv_sec) * 1'000'000'000u + static_cast<u64>(now.tv_nsec);
-}
+GenerationSource::GenerationSource() : last_(wall_clock_ns()) {}
 
 void GateWriter::open(u64 generation, bool uncommitted, u64 size_bytes) {
   generation_ = generation;

@@ -1,20 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "layout/inode_layout.h"
 
-#include <time.h>
-
 #include "base/check.h"
 #include "base/steps.h"
 #include "layout/break.h"
 #include "layout/slow_pin.h"
 
 namespace pindax {
-
-u64 monotonic_ns() {
-  struct timespec now {};
-  ::clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<u64>(now.tv_sec) * 1'000'000'000u + static_cast<u64>(now.tv_nsec);
-}
 
 void InodeLayout::recheck() {
   for (const auto& b : breaks) b->recheck_locked();

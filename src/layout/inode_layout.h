@@ -188,6 +188,4 @@ struct SharedHold::State {
   std::function<void(SharedHold)> go;
 };
 
-u64 monotonic_ns();
-
 }  // namespace pindax

@@ -4,6 +4,7 @@
 // operations of the files that are pinned, not with their product.
 #include <unordered_map>
 
+#include "base/clock.h"
 #include "layout/layout_impl.h"
 #include "layout/slow_pin.h"
 

@@ -2,6 +2,7 @@
 #include "layout/slow_pin.h"
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/steps.h"
 
 namespace pindax {
