@@ -11,7 +11,6 @@ namespace pindax {
 
 namespace {
 
-constexpr u64 kInodeBlocksAtOnce = 256;
 constexpr u64 kScrubBytes = u64{1} << 20;  // by one call of the media
 
 }  // namespace
@@ -73,10 +72,7 @@ Result<bool> FileSystemImpl::find_damaged(DamageScan& scan) {
     PINDAX_ASSIGN(const auto block, allocator_->next_inode_block(scan.next));
     if (!block) return false;
     scan.next = *block + 1;
-    for (u64 slot = 0; slot < format::kInodesPerBlock; ++slot) {
-      const auto inode = get(InodeNo(block->value * format::kInodesPerBlock + slot), 0);
-      if (inode.ok()) find_damage_in(**inode, scan);
-    }
+    each_inode_in(*block, [&](Inode& inode) { find_damage_in(inode, scan); });
   }
   return true;
 }

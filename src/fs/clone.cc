@@ -110,7 +110,7 @@ class Clone final : public Change, public std::enable_shared_from_this<Clone> {
     PINDAX_TRY(measure());
     if (count_ == 0) return {};
     PINDAX_TRY(fs_.check_room());
-    PINDAX_TRY(fs_.use_share_counts());
+    PINDAX_TRY(fs_.use_feature(format::kRoCompatShareCounts));
     return ask_.dedupe ? Status() : fs_.drop_capability(target());
   }
 

@@ -45,7 +45,7 @@ Status check_settled(const format::Inode& slot);
 // kIsDirectory, kInvalid for what is no regular file; kPermission for immutable, and unless `appends` for
 // append-only files.
 Status check_data_change(const format::Inode& slot, bool appends);
-// Clears set-user-ID, and set-group-ID where the group may execute. True if there was something to clear.
+// True if a change of contents by an unprivileged caller who is of the file's group has a bit to clear.
 bool has_set_id(const format::Inode& slot);
 // What a change of contents by an unprivileged caller does to the mode. The set-group-id bit goes where the group may execute and, with
 // a caller whose groups are known, where the file's group is none of his (setattr_should_drop_sgid() in the kernel).

@@ -147,9 +147,8 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   bool epoch_lost(u32 epoch) const;
   // kReadOnly if nothing may be changed (read-only mount, unmounted), else the journal's health.
   Status check_writable() const;
-  // Before the first block is shared: the superblock says that a writer must keep share counts. Durable on return.
-  Status use_share_counts();
-  Status use_feature(u64 ro_compat);  // the same for any such bit
+  // Before the first block is shared, or called bad: the superblock says what a writer must know (kRoCompat…). Durable on return.
+  Status use_feature(u64 ro_compat);
   Status check_room() const;  // kNoSpace for operations that only add: the rest of the pool is for taking away
 
   // ---- Slots (inode_table.cc) -------------------------------------------------------------------------------------
@@ -264,7 +263,10 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   Result<std::string> read_blob(const format::BlobRef& ref, u64 owner, Transaction* tx);
   void free_blob(Transaction& tx, format::Inode& slot, const format::BlobRef& ref);
 
-  Status find_in_file(Inode& inode, OwnerScan& scan);  // reverse.cc
+  // reverse.cc: looks through all inodes, of which a step takes so many blocks: well under a millisecond without extent trees.
+  static constexpr u64 kInodeBlocksAtOnce = 256;
+  void each_inode_in(BlockNo block, const std::function<void(Inode&)>& f);  // of those that are in use
+  void find_in_file(Inode& inode, OwnerScan& scan);
   void find_damage_in(Inode& inode, DamageScan& scan);  // bad_blocks.cc
   void recall_bad(const BlockOwner& owner);
   Result<std::set<u64>> write_bad_list();  // the blocks that are new in it
@@ -345,7 +347,6 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   MountOptions options_;
   format::Superblock superblock_{};
   Mutex superblock_mutex_{LockRank::kSync};  // of changes while mounted
-  std::atomic<bool> share_counts_{false};    // the superblock says so
   unsigned next_copy_ = 0;  // of the superblock, to be written first: the older one
   std::vector<std::pair<u32, u32>> lost_epochs_;  // sorted, disjoint
   std::atomic<Phase> phase_{Phase::kRunning};

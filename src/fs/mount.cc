@@ -137,13 +137,6 @@ Status FileSystemImpl::store_superblock() {
   return {};
 }
 
-Status FileSystemImpl::use_share_counts() {
-  if (share_counts_.load()) return {};
-  PINDAX_TRY(use_feature(format::kRoCompatShareCounts));
-  share_counts_ = true;
-  return {};
-}
-
 Status FileSystemImpl::use_feature(u64 ro_compat) {
   MutexLock lock(superblock_mutex_);
   const u64 before = superblock_.features_ro_compat;

@@ -14,9 +14,6 @@ namespace pindax {
 
 namespace {
 
-constexpr u64 kInodeBlocksAtOnce =
-    256;  // some thousand inodes, well under a millisecond without extent trees
-
 u64 found_blocks(const FileSystem::OwnerScan& scan) {
   u64 sum = 0;
   for (const auto& o : scan.owners) sum += o.run.length;
@@ -24,6 +21,13 @@ u64 found_blocks(const FileSystem::OwnerScan& scan) {
 }
 
 }  // namespace
+
+void FileSystemImpl::each_inode_in(BlockNo block, const std::function<void(Inode&)>& f) {
+  for (u64 slot = 0; slot < format::kInodesPerBlock; ++slot) {
+    const auto inode = get(InodeNo(block.value * format::kInodesPerBlock + slot), 0);
+    if (inode.ok()) f(**inode);
+  }
+}
 
 Result<bool> FileSystemImpl::find_owners(OwnerScan& scan) {
   const format::Geometry& g = store_->geometry();
@@ -44,20 +48,17 @@ Result<bool> FileSystemImpl::find_owners(OwnerScan& scan) {
       continue;
     }
     scan.next = *block + 1;
-    for (u64 slot = 0; slot < format::kInodesPerBlock; ++slot) {
-      const auto inode = get(InodeNo(block->value * format::kInodesPerBlock + slot), 0);
-      if (inode.ok()) PINDAX_TRY(find_in_file(**inode, scan));
-    }
+    each_inode_in(*block, [&](Inode& inode) { find_in_file(inode, scan); });
     if (found_blocks(scan) >= scan.counted) return false;
   }
   return true;
 }
 
 // A damaged file has its own finder: it does not end the search.
-Status FileSystemImpl::find_in_file(Inode& inode, OwnerScan& scan) {
+void FileSystemImpl::find_in_file(Inode& inode, OwnerScan& scan) {
   ReadLock lock(inode.mutex);
   const auto slot = read_slot(inode);
-  if (!slot.ok() || !is_regular(**slot)) return {};
+  if (!slot.ok() || !is_regular(**slot)) return;
   (void)ExtentReader(*store_, **slot)
       .scan(FileBlock(0), end_block(format::kMaxFileBytes), [&](const ExtentInfo& e) {
         const BlockNo begin = std::max(e.block, scan.run.start),
@@ -67,7 +68,6 @@ Status FileSystemImpl::find_in_file(Inode& inode, OwnerScan& scan) {
               {inode.ino, byte_of(e.file_block + (begin - e.block)), {begin, end - begin}, e.shared});
         return true;
       });
-  return {};
 }
 
 }  // namespace pindax
