@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/addresses.h"
 #include "base/steps.h"
 #include "client/error.h"
 #include "client/mapping.h"
@@ -218,14 +219,8 @@ void remove_translations(pindax_mapping& m, u64 begin, u64 end) {
 int reserve(pindax_mapping& m) {
   m.book.reserve(m.span / kBlockSize);
   // Addresses congruent to file offsets modulo 2 MiB, so that aligned extents can be mapped by 2 MiB pages.
-  const u64 room = m.span + kHugePageSize;
-  void* area = ::mmap(nullptr, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (area == MAP_FAILED) return fail_errno("reserving addresses for the mapping");
-  const u64 start = reinterpret_cast<u64>(area);
-  const u64 want = m.file_offset % kHugePageSize;
-  m.base = start + (want + kHugePageSize - start % kHugePageSize) % kHugePageSize;
-  if (m.base > start) ::munmap(area, m.base - start);
-  if (m.base + m.span < start + room) ::munmap(pointer(m.base + m.span), start + room - m.base - m.span);
+  m.base = reserve_addresses(m.span, m.file_offset);
+  if (m.base == 0) return fail_errno("reserving addresses for the mapping");
   if (m.client->signals.on()) {
     (void)::madvise(pointer(m.base), m.span, MADV_DONTFORK);
     return 0;

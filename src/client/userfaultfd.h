@@ -1,31 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// userfaultfd(2) as the library uses it. Debian 12's headers are older than the kernels it runs on: what they lack is
-// declared here (source: Linux include/uapi/linux/userfaultfd.h, 6.6).
+// userfaultfd(2) as the library uses it.
 #pragma once
-
-#include <linux/userfaultfd.h>
-#include <sys/ioctl.h>
 
 #include "base/types.h"
 #include "base/unique_fd.h"
-
-#ifndef USERFAULTFD_IOC_NEW
-#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
-#endif
+#include "base/userfaultfd_abi.h"
 
 namespace pindax::client {
-
-inline constexpr u64 kFeaturePoison = u64{1} << 14;
-
-struct UffdioPoison {
-  struct uffdio_range range;
-  u64 mode;
-  i64 updated;
-};
-inline constexpr unsigned long kUffdioPoison = _IOWR(UFFDIO, 0x08, UffdioPoison);
-inline constexpr u64 kFeatureMinorShmem = u64{1} << 10;
-inline constexpr u64 kFeatureWpShmem = u64{1} << 12;
 
 // One userfaultfd and what we ask of it. All calls may run on any thread, allocate nothing and return 0 or an errno.
 class Userfaultfd {

@@ -4,8 +4,6 @@
 #if defined(PINDAX_STEPS)
 
 #include <fcntl.h>
-#include <linux/userfaultfd.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -15,20 +13,9 @@
 #include <fstream>
 
 #include "base/check.h"
+#include "base/userfaultfd_abi.h"
 
 namespace pindax {
-namespace {
-
-// linux/userfaultfd.h of 6.6.
-constexpr u64 kFeaturePoison = u64{1} << 14;
-struct UffdioPoison {
-  uffdio_range range;
-  __u64 mode;
-  __s64 updated;
-};
-constexpr unsigned long kUffdioPoison = _IOWR(UFFDIO, 0x08, UffdioPoison);
-
-}  // namespace
 
 std::unique_ptr<PoisonInjector> PoisonInjector::from_environment() {
   const char* path = std::getenv("PINDAX_POISON");

@@ -13,6 +13,7 @@
 
 #include "fmt/format.h"
 
+#include "base/addresses.h"
 #include "base/fail_points.h"
 #include "pmem/pool_locks.h"
 #include "pmem/pool_media_impl.h"
@@ -39,24 +40,14 @@ pmem2_granularity granularity_of_a_file() {
   return PMEM2_GRANULARITY_PAGE;
 }
 
-// Maps [begin, begin + length) of a file where no other thread maps anything, 2 MiB-aligned. Null: errno says why.
+// Maps [begin, begin + length) of a file where no other thread maps anything, 2 MiB-aligned. Null: errno says why. A reservation
+// for which mmap failed may be gone already: it is left alone.
 std::byte* map_file(int fd, u64 begin, u64 length, bool writable) {
-  const u64 room = length + kHugePageSize;
-  void* area = ::mmap(nullptr, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (area == MAP_FAILED) return nullptr;
-  const u64 start = reinterpret_cast<u64>(area), at = round_up(start, kHugePageSize);
+  const u64 at = reserve_addresses(length);
+  if (at == 0) return nullptr;
   const int protection = PROT_READ | (writable ? PROT_WRITE : 0);
   void* base = ::mmap(reinterpret_cast<void*>(at), length, protection, MAP_SHARED | MAP_FIXED, fd, static_cast<off_t>(begin));
-  if (base == MAP_FAILED) {  // what was reserved there may be gone: only the rest is ours for sure
-    const int error = errno;
-    if (at > start) ::munmap(area, at - start);
-    ::munmap(reinterpret_cast<void*>(at + length), start + room - at - length);
-    errno = error;
-    return nullptr;
-  }
-  if (at > start) ::munmap(area, at - start);
-  if (at + length < start + room) ::munmap(reinterpret_cast<void*>(at + length), start + room - at - length);
-  return static_cast<std::byte*>(base);
+  return base == MAP_FAILED ? nullptr : static_cast<std::byte*>(base);
 }
 
 }  // namespace
