@@ -185,6 +185,7 @@ class Break final : public Change, public Wakeable, public std::enable_shared_fr
   // Stale translations are zeros.
   bool zeros_only() const { return !request_.moves_blocks && (kind_ == Kind::kFault || request_.recall_only); }
   bool exempt(const Mapping& mapping, ByteRange r) const;
+  IntervalMap<bool> without_exempt(const Mapping& mapping, ByteRange r) const;  // what is left of the range
   std::vector<HeldBack::Spec> unacknowledged() const;
   std::vector<HeldBack::Spec> held_back_specs() const;
 

@@ -62,6 +62,14 @@ bool Break::exempt(const Mapping& mapping, ByteRange r) const {
   });
 }
 
+IntervalMap<bool> Break::without_exempt(const Mapping& mapping, ByteRange r) const {
+  IntervalMap<bool> rest;
+  rest.assign(r, true);
+  for (const BusyPin& b : exempt_)
+    if (b.mapping.get() == &mapping) rest.erase(block_aligned(b.range));
+  return rest;
+}
+
 // A client that sees stale zeros harms itself only: nobody waits for its answer longer than the recall's own deadline, and
 // the writes that follow do not wait for it again.
 bool Break::anything_pending() const NO_THREAD_SAFETY_ANALYSIS {
@@ -102,10 +110,7 @@ void Break::recall() {
     inode_->mappings.each_overlapping(range_, [&](Mapping& m) {
       const bool holes_only = kind_ == Kind::kFault && !request_.moves_blocks;
       if (kind_ == Kind::kFault && (!write_ || (holes_only && &m == faulter_.get()))) return;
-      IntervalMap<bool> wanted;
-      wanted.assign(intersect(range_, m.range), true);
-      for (const BusyPin& b : exempt_)
-        if (b.mapping.get() == &m) wanted.erase(block_aligned(b.range));
+      IntervalMap<bool> wanted = without_exempt(m, intersect(range_, m.range));
       // Blocks that a punch takes away after the change need no message.
       m.granted.each(range_, [&](ByteRange r, const Mapping::Granted& g) {
         if (g.punchable() && revokes_at_once(m, r)) wanted.erase(r);

@@ -12,17 +12,20 @@
 
 namespace pindax {
 
-void Mapping::granted_as(u64 number, ByteRange r) {
-  if (!client->port->revocable()) return;
+void Mapping::forget_carried_out() {
   const u64 done = client->port->processed();
   while (!in_flight.empty() && in_flight.front().number <= done) in_flight.pop_front();
+}
+
+void Mapping::granted_as(u64 number, ByteRange r) {
+  if (!client->port->revocable()) return;
+  forget_carried_out();
   in_flight.push_back({number, r});
 }
 
 bool Mapping::revocable(ByteRange r) {
   if (removed || !client->port->revocable()) return false;
-  const u64 done = client->port->processed();
-  while (!in_flight.empty() && in_flight.front().number <= done) in_flight.pop_front();
+  forget_carried_out();
   return std::none_of(in_flight.begin(), in_flight.end(), [&](const InFlight& g) { return g.range.overlaps(r); });
 }
 
@@ -58,10 +61,7 @@ void Break::claim(ChangeGrant& grant) NO_THREAD_SAFETY_ANALYSIS {
   IntervalMap<bool> all;
   inode_->mappings.each_overlapping(range_, [&](Mapping& m) {
     auto add = [&](ByteRange whole) {
-      IntervalMap<bool> wanted;
-      wanted.assign(whole, true);
-      for (const BusyPin& b : exempt_)
-        if (b.mapping.get() == &m) wanted.erase(block_aligned(b.range));
+      const IntervalMap<bool> wanted = without_exempt(m, whole);
       wanted.each(whole, [&](ByteRange r, bool) {
         if (!m.revocable(r)) return true;
         claims_.push_back({m.shared_from_this(), r});

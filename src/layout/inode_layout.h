@@ -95,6 +95,7 @@ class Mapping : public std::enable_shared_from_this<Mapping>, public boost::intr
   // `downgrade`: only what may be stored to is recalled, and stays granted for reading.
   enum class RecallWhat { kAll, kHoles, kWritable };
   bool send_recall(const std::vector<ByteRange>& pieces, RecallWhat what);
+  void forget_carried_out();  // of in_flight
   // Blocks of the range went into the FIFO as packet `number`.
   void granted_as(u64 number, ByteRange r);
   // What was granted of the range is in place or gone, so that a punch takes it away and nothing brings it back.

@@ -93,8 +93,8 @@ void Session::finish_write_pin(const EntryPtr& entry, ByteRange range, u64 at, u
 
 // Makes what is shared in the range the file's own, piece by piece, then answers.
 void Session::finish_read_pin(const EntryPtr& entry, ByteRange range, u64 at, u64 pin, u64 request) {
-  if (context_.fs.allocator().bad_count() != 0) {
-    const auto found = context_.fs.translate(*entry->inode, {at, range.end}, false);
+  if (at == range.begin && context_.fs.allocator().bad_count() != 0) {
+    const auto found = context_.fs.translate(*entry->inode, range, false);
     if (const Status lost = found.ok() ? refuse_lost(*found) : found.status(); !lost.ok())
       return answer_pin(entry, range, pin, request, lost);
   }
