@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "fuse/pending_change.h"
 
-#include <fmt/format.h>
-
 #include <csignal>
-#include <cstdio>
-#include <memory>
+#include <cstdlib>
+#include <string>
 #include <vector>
+
+#include "fuse/proc.h"
 
 namespace pindax {
 namespace {
@@ -20,16 +20,10 @@ constexpr unsigned long long kHarmless =
 // A signal is pending that ends the process: neither blocked nor ignored, and without a handler. Or the thread is gone already.
 bool is_dying(pid_t thread) {
   if (thread == 0) return false;
-  const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(fmt::format("/proc/{}/status", thread).c_str(), "re"), &std::fclose);
-  if (file == nullptr) return true;
-  char line[256];
-  unsigned long long own = 0, shared = 0, blocked = 0, ignored = 0, caught = 0;
-  while (std::fgets(line, sizeof line, file.get()) != nullptr) {
-    (void)(std::sscanf(line, "SigPnd: %llx", &own) == 1 || std::sscanf(line, "ShdPnd: %llx", &shared) == 1 ||
-           std::sscanf(line, "SigBlk: %llx", &blocked) == 1 || std::sscanf(line, "SigIgn: %llx", &ignored) == 1 ||
-           std::sscanf(line, "SigCgt: %llx", &caught) == 1);
-  }
-  return ((own | shared) & ~(blocked | ignored | caught | kHarmless)) != 0;
+  const std::string status = read_proc(static_cast<u32>(thread), "status");
+  if (status.empty()) return true;
+  const auto mask = [&](const char* key) { return std::strtoull(status_field(status, key).value_or("0").c_str(), nullptr, 16); };
+  return ((mask("SigPnd") | mask("ShdPnd")) & ~(mask("SigBlk") | mask("SigIgn") | mask("SigCgt") | kHarmless)) != 0;
 }
 
 }  // namespace

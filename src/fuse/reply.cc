@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "fuse/reply.h"
 
-#include <fcntl.h>
 #include <spdlog/spdlog.h>
 #include <sys/uio.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <sstream>
 
-#include "base/unique_fd.h"
+#include "fuse/proc.h"
 
 namespace pindax {
 namespace {
@@ -26,17 +25,6 @@ Timeout timeout_of(const Context& context) {
 
 timespec to_timespec(const FileTime& t) {
   return {.tv_sec = t.seconds, .tv_nsec = static_cast<long>(t.nanoseconds)};
-}
-
-// Reads a small file of /proc; empty if it is gone.
-std::string read_proc(u32 tid, const char* name) {
-  char path[64];
-  std::snprintf(path, sizeof path, "/proc/%u/%s", tid, name);
-  const UniqueFd fd(::open(path, O_RDONLY | O_CLOEXEC));
-  if (!fd) return {};
-  char text[2048];
-  const ssize_t n = ::read(fd.get(), text, sizeof text);
-  return n > 0 ? std::string(text, static_cast<std::size_t>(n)) : std::string();
 }
 
 }  // namespace
@@ -164,24 +152,17 @@ void learn_rights(fuse_req_t req, Inode& inode, Caller& caller) {
   caller.privileged = !attributes.ok() || (attributes->mode & (S_ISUID | S_ISGID)) == 0;
   if (caller.privileged) return;
   const std::string status = read_proc(static_cast<u32>(::fuse_req_ctx(req)->pid), "status");
-  const auto after = [&](const char* key) {
-    const std::size_t at = status.find(key);
-    return at == std::string::npos ? nullptr : status.c_str() + at + std::strlen(key);
-  };
   constexpr u64 kCapFsetid = u64{1} << 4;  // linux/capability.h
-  if (const char* capabilities = after("\nCapEff:")) caller.privileged = (std::strtoull(capabilities, nullptr, 16) & kCapFsetid) != 0;
-  if (const char* groups = after("\nGroups:")) {
-    while (*groups == ' ' || *groups == '\t') ++groups;
-    for (char* end = nullptr; *groups >= '0' && *groups <= '9'; groups = end + (*end == ' ' ? 1 : 0))
-      caller.groups.push_back(static_cast<u32>(std::strtoul(groups, &end, 10)));
-  }
+  if (const auto capabilities = status_field(status, "CapEff"))
+    caller.privileged = (std::strtoull(capabilities->c_str(), nullptr, 16) & kCapFsetid) != 0;
+  std::istringstream groups(status_field(status, "Groups").value_or(""));
+  for (u32 group = 0; groups >> group;) caller.groups.push_back(group);
 }
 
 u32 process_of(u32 tid) {
   if (tid == 0) return 0;
-  const std::string status = read_proc(tid, "status");
-  const std::size_t at = status.find("\nTgid:");
-  return at == std::string::npos ? 0 : static_cast<u32>(std::strtoul(status.c_str() + at + 6, nullptr, 10));
+  const auto process = status_field(read_proc(tid, "status"), "Tgid");
+  return process ? static_cast<u32>(std::strtoul(process->c_str(), nullptr, 10)) : 0;
 }
 
 FileSystem::ChangeContext change_context(fuse_req_t req, Inode& inode) {

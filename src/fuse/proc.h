@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// What /proc says of a request's thread. The thread may end at any time: then there is nothing to read. Any thread, no locks.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "base/types.h"
+
+namespace pindax {
+
+// /proc/TID/NAME, whole; empty if it is gone.
+std::string read_proc(u32 tid, const char* name);
+// What stands behind "KEY:" in the text of a `status` file, without the white space before it, up to the end of the line.
+std::optional<std::string> status_field(const std::string& status, const std::string& key);
+
+}  // namespace pindax
