@@ -155,9 +155,8 @@ Result<BlockRun> AllocatorImpl::allocate(Transaction& tx, const AllocateRequest&
     PINDAX_ASSIGN(std::optional<BlockRun> found, take(request));
     if (found) {
       const BlockRun run = *found;
-      const u64 spare = request.use == BlockUse::kData ? kHostSpareBytes : 0;
       Status reserved;
-      if (request.reserve_on_host) reserved = store_.media().reserve(block_offset(run.start), run.length << kBlockShift, spare);
+      if (request.reserve_on_host) reserved = reserve_on_host(run, request.use);
       if (!reserved.ok() || PINDAX_FAILS("alloc.blocks")) {
         give_back(run);
         return reserved.ok() ? Status(Errc::kNoSpace, "the pool is full") : reserved;
@@ -166,6 +165,7 @@ Result<BlockRun> AllocatorImpl::allocate(Transaction& tx, const AllocateRequest&
       tx.at_commit([run](Transaction& t) { return media_counts::allocate_blocks(t, run); });
       tx.on_abort([this, run] {
         free_blocks_ += static_cast<i64>(run.length);
+        group(geometry_.ag_of(run.start)).holds_host_space = true;
         give_back(run);
       });
       return run;
@@ -282,6 +282,7 @@ void AllocatorImpl::free_now(Transaction& tx, BlockRun run, bool mapped, bool cl
 void AllocatorImpl::rest(BlockRun run, Lsn lsn, bool mapped, bool claimed) {
   PINDAX_STEP("alloc.freed");
   free_blocks_ += static_cast<i64>(run.length);
+  group(geometry_.ag_of(run.start)).holds_host_space = true;
   resting_.add({run, lsn, mapped, false, claimed}, store_.durable_lsn());
   resting_.advance(store_.durable_lsn());  // it may have grown since
 }

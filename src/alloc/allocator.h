@@ -65,6 +65,9 @@ class Allocator {
   // Takes one run out of the in-memory free space at once; its bits join the transaction's record. An abort gives it
   // back. May be shorter than wanted, never than minimum. kNoSpace after resting blocks were hurried and still nothing.
   virtual Result<BlockRun> allocate(Transaction& tx, const AllocateRequest& request) = 0;
+  // Makes sure that stores into the run, which is in use already, cannot fail for want of space on the host (Media::reserve()), whose space
+  // that free blocks hold is given back first if need be. kNoSpace. For blocks allocated without reserve_on_host.
+  virtual Status reserve_on_host(BlockRun run, BlockUse use) = 0;
   // True while there is more free space than the reserve that data and new names leave alone: deleting, truncating and
   // orphan clean-up need a few metadata blocks of their own, and must work on a full pool.
   virtual bool room_to_grow() const = 0;
@@ -137,6 +140,9 @@ class Allocator {
   // Makes resting blocks free now (syncs the journal, punches). No ranked lock held. kTryAgain: some still wait for
   // their punch after two seconds.
   virtual Status reclaim() = 0;
+  // reclaim(), and gives the host what free extents of at least `minimum` blocks inside `range` still hold of a sparse pool. How
+  // many blocks those have. kNotSupported: the pool is not sparse. What is being punched is not free to others meanwhile, who wait for it.
+  virtual Result<u64> trim(BlockRun range, u64 minimum) = 0;
   // Free runs of one AG in order of place (fsck, dump, layout).
   virtual Result<std::vector<BlockRun>> free_runs(u32 ag) = 0;
 };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // The allocator's inside. One class, its parts in one file a subject: allocator.cc (blocks), inode_slots.cc,
-// quarantine.cc, shares.cc, bad_blocks.cc; policy in placement.h, the way back of freed blocks in resting.h, what changes on media in media_counts.h.
+// host_space.cc, quarantine.cc, shares.cc, bad_blocks.cc; policy in placement.h, the way back of freed blocks in resting.h, what changes on media in media_counts.h.
 //
 // Invariants
 //  1. A group's bitmaps are read once, when it is first needed, under its mutex. They change on media only in commits that
@@ -37,6 +37,7 @@ class AllocatorImpl final : public Allocator {
   Status start();  // reads the StateRecord
 
   Result<BlockRun> allocate(Transaction& tx, const AllocateRequest& request) override;
+  Status reserve_on_host(BlockRun run, BlockUse use) override;
   bool room_to_grow() const override { return free_blocks_.load() > reserved_blocks(); }
   void free(Transaction& tx, BlockRun run, bool mapped) override;
   void free_claimed(Transaction& tx, BlockRun run) override;
@@ -62,6 +63,7 @@ class AllocatorImpl final : public Allocator {
   Result<u32> next_generation(Transaction& tx) override;
   SpaceSummary summary() const override;
   Status reclaim() override;
+  Result<u64> trim(BlockRun range, u64 minimum) override;
   Result<std::vector<BlockRun>> free_runs(u32 ag) override;
 
  private:
@@ -75,6 +77,7 @@ class AllocatorImpl final : public Allocator {
     const u32 ag;
     Mutex mutex{LockRank::kAllocGroup};
     std::atomic<u64> free{kUnknown};  // blocks in `space`; before loading what the header says; a hint
+    std::atomic<bool> holds_host_space{true};  // perhaps: something became free since it was last given back
     bool loaded GUARDED_BY(mutex) = false;
     FreeSpace space GUARDED_BY(mutex);
     Placement placement GUARDED_BY(mutex);
@@ -105,6 +108,11 @@ class AllocatorImpl final : public Allocator {
   void free_now(Transaction& tx, BlockRun run, bool mapped, bool claimed = false);
   void rest(BlockRun run, Lsn lsn, bool mapped, bool claimed);
   void give_back(BlockRun run);
+
+  // ---- Space of the host (host_space.cc) ----
+  bool punch_some_group();  // starts to; false: no group has anything to give back
+  BlockRun whole(u32 ag) const { return {BlockNo(geometry_.ag_start(ag)), geometry_.ag_length(ag)}; }
+  u64 rest_free_space(Group& g, BlockRun range, u64 minimum);  // blocks
 
   // ---- Inode slots (inode_slots.cc) ----
   Status load_inodes(Group& g) REQUIRES(g.mutex);

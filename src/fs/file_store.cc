@@ -126,7 +126,7 @@ class Storer {
     if (mapped) {
       e = clip_extent(*found, block, end_block(stop));
       e.shared = false;
-      PINDAX_TRY(fs_.media().reserve(block_offset(e.block), u64{e.length} << kBlockShift, 0));  // of a sparse pool: ENOSPC, not SIGBUS
+      PINDAX_TRY(fs_.allocator().reserve_on_host({e.block, e.length}, BlockUse::kData));  // of a sparse pool: ENOSPC, not SIGBUS
     } else {
       PINDAX_ASSIGN(const BlockRun run,
                     fs_.allocator().allocate(tx, allocation_near(reader, block, end_block(stop) - block)));

@@ -83,12 +83,14 @@ void set_fsxattr(fuse_req_t req, Inode& inode, const struct fsxattr& in) {
 void trim(fuse_req_t req, const struct fstrim_range& range, std::size_t room) {
   if (::fuse_req_ctx(req)->uid != 0) return reply_error(req, Errc::kPermission);
   Context& context = context_of(req);
-  const u64 before = context.fs.allocator().summary().resting_blocks;
-  const Status status = context.fs.allocator().reclaim();
-  if (!status.ok()) return reply_status(req, status);
-  const u64 after = context.fs.allocator().summary().resting_blocks;
+  const u64 pool = context.fs.store().geometry().pool_blocks;
+  const u64 start = range.start >> kBlockShift;
+  if (start >= pool || range.len < kBlockSize) return reply_error(req, Errc::kInvalid);
+  const u64 length = std::min<u64>(range.len >> kBlockShift, pool - start);
+  const auto blocks = context.fs.allocator().trim({BlockNo(start), length}, range.minlen >> kBlockShift);
+  if (!blocks.ok()) return reply_status(req, blocks.status());
   struct fstrim_range out = range;
-  out.len = before > after ? (before - after) << kBlockShift : 0;
+  out.len = *blocks << kBlockShift;
   reply_struct(req, out, room);
 }
 

@@ -72,6 +72,8 @@ class Media {
   // before blocks of a sparse pool are used. kNoSpace, also if less than `spare` bytes of the host would be left. Nothing to do
   // elsewhere.
   virtual Status reserve(PoolOffset, u64 /*length*/, u64 /*spare*/) { return {}; }
+  // Whether what is punched is the host's again: a sparse pool.
+  virtual bool gives_back() const { return false; }
   // Punches the blocks out of the host file, which unmaps them in every process, and reserves them again (F5).
   // kNotSupported on devdax. Reads give zeros afterwards. May block on fsdax while the kernel uses any page of the pool
   // that was mapped (O_DIRECT, a pipe): call from a thread without locks. kInterrupted: nothing was punched.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// A formatted pool in memory with journal and allocator, for this room's tests; and a Media that counts and fails punches.
+// A formatted pool in memory with journal and allocator, for this room's tests; and a Media that counts and fails punches, and whose
+// host may have less space than the pool.
 #pragma once
 
 #include <poll.h>
@@ -9,6 +10,7 @@
 #include <cstdlib>
 #include <random>
 
+#include <set>
 #include <vector>
 
 #include "alloc/allocator.h"
@@ -45,8 +47,19 @@ class PunchMedia final : public Media {
       return Status(Errc::kInterrupted, "the kernel uses the pages");
     }
     punched_bytes += length;
+    for (u64 i = 0; i < length / kBlockSize; ++i) reserved_.erase(at.value / kBlockSize + i);
     return inner_->zero(at, length);
   }
+  Status reserve(PoolOffset at, u64 length, u64 spare) override {
+    if (host_blocks == 0) return {};
+    std::set<u64> after = reserved_;
+    for (u64 i = 0; i < length / kBlockSize; ++i) after.insert(at.value / kBlockSize + i);
+    if (after.size() > host_blocks - spare / kBlockSize) return Status(Errc::kNoSpace, "the host is full");
+    reserved_ = std::move(after);
+    return {};
+  }
+  bool gives_back() const override { return host_blocks != 0; }
+  u64 reserved() const { return reserved_.size(); }
   Status sync_all() override { return inner_->sync_all(); }
   bool failed() const override { return inner_->failed(); }
 
@@ -54,10 +67,12 @@ class PunchMedia final : public Media {
   std::atomic<bool> hold_punches{false};  // as the kernel does on fsdax: until a signal comes
   std::atomic<bool> held{false};
   std::atomic<u64> punched_bytes{0};
+  u64 host_blocks = 0;                 // what a sparse pool may have of its host; 0: it is not sparse
   std::function<void()> before_punch;  // set while nothing is punched
 
  private:
   std::unique_ptr<Media> inner_;
+  std::set<u64> reserved_;  // blocks; the allocator's calls and its thread take turns here
 };
 
 struct AllocBench {
