@@ -111,7 +111,7 @@ ssize_t copy(pindax_client& c, int fd, void* bytes, std::size_t length, u64 offs
   std::size_t n = static_cast<std::size_t>(std::min<u64>(length, size - offset));
   if (offset + n > m->span && (m = io->covering(c, fd, offset + n)) == nullptr) return -1;
   struct pindax_pin pin;
-  if (pindax_try_pin(m, offset, n, write ? PINDAX_PIN_WRITE : PINDAX_PIN_TRANSIENT, &pin) != 0) return -1;
+  if ((write ? pindax_try_pin(m, offset, n, PINDAX_PIN_WRITE, &pin) : pin_for_copy_out(*m, offset, n, &pin)) != 0) return -1;
   size = c.gate(m->id).size_bytes.load(std::memory_order_acquire);
   const bool inside = offset + n <= size;
   auto* memory = reinterpret_cast<void*>(m->address_of(offset));

@@ -53,7 +53,7 @@ Mapping* LayoutImpl::add_mapping(InodeLayout& inode, ClientPort& client, u32 id,
     Core::publish_ticket(*state, core_->last_ticket.load());
     for (const auto& b : inode.breaks)
       if (b->blocks_pins_in(mapping->range)) mapping->gate.close(b.get(), b->range());
-    mapping->gate.set_slow(inode.shared.any(mapping->range));
+    mapping->gate.set_slow(inode.slow_reasons(mapping->range));
     mapping->gate.open(core_->generations.next(), inode.uncommitted, inode.size_bytes);
     inode.mappings.insert(mapping);
   }
@@ -148,13 +148,14 @@ void LayoutImpl::with_fault(Mapping& mapping, ByteRange range, FaultKind kind, s
     Break::fault(inode, m, pages, kind, std::move(next))->begin();
   };
   if (kind == FaultKind::kCopy) return slow(std::move(go));
-  const bool write = kind == FaultKind::kWrite;
+  const bool write = kind != FaultKind::kRead, ahead = kind == FaultKind::kWriteAhead;
   const auto mode = write ? RangeLock::Mode::kExclusive : RangeLock::Mode::kShared;
-  with_hold(in, pages, mode, [m = mapping.shared_from_this(), pages, write, slow, go = std::move(go)](SharedHold hold) mutable {
+  with_hold(in, pages, mode, [m = mapping.shared_from_this(), pages, write, ahead, slow, go = std::move(go)](SharedHold hold) mutable {
     bool quick = true;
     {
       MutexLock lock(m->inode->mutex);
       quick = m->indirect || !m->inode->pages.owns(pages);
+      for (const auto& b : m->inode->breaks) quick = quick && !(ahead && b->range().overlaps(pages));
       if (quick && write)
         m->inode->mappings.each_overlapping(pages, [&](Mapping& other) {
           if (&other == m.get()) return;
@@ -165,6 +166,7 @@ void LayoutImpl::with_fault(Mapping& mapping, ByteRange range, FaultKind kind, s
     if (m->client->gone.load()) return go(Errc::kNotConnected);
     if (quick) return go(std::move(hold));
     hold.release();
+    if (ahead) return go(Errc::kTryAgain);
     slow(go);
   });
 }

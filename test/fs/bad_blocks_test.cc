@@ -17,10 +17,6 @@ using layout_test::pages;
 
 namespace {
 
-constexpr int kPunch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-
-std::string text(char c, u64 length) { return std::string(length, c); }
-
 std::unique_ptr<Media> poisonable(Granularity g) { return std::make_unique<PoisonedMedia>(64u << 20, g); }
 
 struct Bench {

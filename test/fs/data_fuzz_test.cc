@@ -16,7 +16,6 @@ namespace {
 
 constexpr unsigned kFiles = 3;
 constexpr u64 kMaxSize = 400000;
-constexpr int kPunch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
 
 // Bytes of file i are in [1 + 60 i, 60 + 60 i]: a byte of another file's shows.
 bool belongs(char c, unsigned file) {

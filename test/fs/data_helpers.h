@@ -3,6 +3,8 @@
 // File systems over media in memory for the tests of the data half, with calls that wait for their answer.
 #pragma once
 
+#include <fcntl.h>
+
 #include <cstring>
 #include <future>
 #include <random>
@@ -15,6 +17,9 @@
 #include "pmem/pool_media.h"
 
 namespace pindax::test {
+
+constexpr int kPunch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+inline std::string text(char c, u64 length) { return std::string(length, c); }
 
 // A seed from PINDAX_SEED, or a new one; printed, so that a failure can be run again.
 u64 choose_seed();

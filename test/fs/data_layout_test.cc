@@ -15,10 +15,6 @@ using layout_test::pages;
 
 namespace {
 
-constexpr int kPunch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-
-std::string text(char c, u64 length) { return std::string(length, c); }
-
 // A client that maps one file and acknowledges recalls, unless told otherwise.
 struct Client {
   World& w;

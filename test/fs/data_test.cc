@@ -14,11 +14,8 @@ using namespace pindax::test;
 
 namespace {
 
-constexpr int kPunch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
 constexpr int kZero = FALLOC_FL_ZERO_RANGE;
 constexpr int kKeep = FALLOC_FL_KEEP_SIZE;
-
-std::string text(char c, u64 length) { return std::string(length, c); }
 
 }  // namespace
 

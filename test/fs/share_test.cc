@@ -17,10 +17,6 @@ using layout_test::pages;
 
 namespace {
 
-constexpr int kPunch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-
-std::string text(char c, u64 length) { return std::string(length, c); }
-
 u64 shared_blocks(World& w, const InodeRef& f) {
   u64 sum = 0;
   for (const ExtentInfo& e : w.extents(f)) {
@@ -42,6 +38,12 @@ struct Pair {
   void share(u64 blocks) {
     REQUIRE(w.write(a, 0, text('a', blocks * kBlockSize)).ok());
     REQUIRE(w.clone(a, 0, b, 0).value() == blocks * kBlockSize);
+  }
+  // The end: fsck finds nothing.
+  void check() {
+    a.reset();
+    b.reset();
+    w.check_pool();
   }
 };
 
@@ -84,9 +86,7 @@ TEST_CASE("fs: a store into a shared block copies that block, for that file, and
         if (old.file_block <= e.file_block && e.file_end() <= old.file_end())
           CHECK(e.block == old.block + (e.file_block - old.file_block));
     }
-    p.a.reset();
-    p.b.reset();
-    p.w.check_pool();
+    p.check();
   }
 }
 
@@ -106,9 +106,7 @@ TEST_CASE("fs: punch, zero, truncate and extension of a file leave what it share
   want.resize(60000);
   CHECK(p.w.contents(p.b) == want);
   CHECK(p.w.contents(p.a) == text('a', 16 * kBlockSize));
-  p.a.reset();
-  p.b.reset();
-  p.w.check_pool();
+  p.check();
 }
 
 TEST_CASE("fs: the part of a block at the end of file is shared only where both files end in it") {
@@ -164,9 +162,7 @@ TEST_CASE("fs: holes and unwritten blocks of the source become holes, ranges of 
   REQUIRE(p.w.clone(p.a, 0, p.a, 24576, 24576).ok());
   REQUIRE(p.w.clone(p.a, 24576, p.a, 0, 4096).ok());  // what is shared already
   CHECK(p.w.contents(p.a) == want + want);
-  p.a.reset();
-  p.b.reset();
-  p.w.check_pool();
+  p.check();
 }
 
 TEST_CASE("fs: dedupe shares equal ranges only, and changes neither bytes nor times") {
@@ -247,9 +243,7 @@ TEST_CASE("fs: clones to and fro between two files at once, with writes in betwe
     });
   for (auto& t : threads) t.join();
   CHECK(failed == 0);
-  p.a.reset();
-  p.b.reset();
-  p.w.check_pool();
+  p.check();
 }
 
 TEST_CASE("fs: unshare gives a file blocks of its own for what it shares, there and nowhere else; bytes stay") {
@@ -269,9 +263,7 @@ TEST_CASE("fs: unshare gives a file blocks of its own for what it shares, there 
     for (const ExtentInfo& e : p.w.extents(p.a)) CHECK_FALSE(e.shared);
     CHECK(p.w.contents(p.a) == text('a', 300 * kBlockSize));
     CHECK(p.w.contents(p.b) == text('a', 300 * kBlockSize));
-    p.a.reset();
-    p.b.reset();
-    p.w.check_pool();
+    p.check();
   }
 }
 
@@ -280,9 +272,7 @@ TEST_CASE("fs: unshare of a huge range looks at what the file has, not at each p
   p.share(8);
   CHECK(p.w.fallocate(p.b, FALLOC_FL_UNSHARE_RANGE | FALLOC_FL_KEEP_SIZE, 0, u64{1} << 62).code() == Errc::kNoSpace);
   CHECK(shared_blocks(p.w, p.b) == 0);
-  p.a.reset();
-  p.b.reset();
-  p.w.check_pool();
+  p.check();
 }
 
 TEST_CASE("fs: after a collapse and an insert pins take the slow way where shared blocks lie then, and only there (P4)") {
@@ -293,7 +283,7 @@ TEST_CASE("fs: after a collapse and an insert pins take the slow way where share
   auto port = std::make_shared<FakeClient>(layout, 100);
   client_layout(layout).add_client(port);
   for (u32 i = 0; i < 10; ++i) {
-    REQUIRE(p.w.fs().publish_shared(*p.a, pages(2 * i, 2)).ok());
+    REQUIRE(p.w.fs().publish_for_gates(*p.a, pages(2 * i, 2)).ok());
     client_layout(layout).add_mapping(*p.a->layout(), *port, i, pages(2 * i, 2), true);
   }
   const auto fast = [&] {

@@ -273,6 +273,23 @@ class Client:
         self.process.wait(10)
 
 
+def opened(m, name="f", length=1 << 20, lazy=False, client=None):
+    """A client, a new one if need be, that has opened a file for reading and writing and mapped its first bytes."""
+    c = client or m.client()
+    c.ask("open", name, "rw")
+    c.ask("map", 0, length, *(["lazy"] if lazy else []))
+    return c
+
+
+def layout(path):
+    return json.loads(run(PINDAX, "layout", path, "--json").stdout)
+
+
+def pool_blocks(path):
+    """Pool block of each file block that has one."""
+    return {e["offset_bytes"] // 4096 + i: e["block"] + i for e in layout(path)["extents"] for i in range(e["length_blocks"])}
+
+
 class Background:
     """Runs a callable in a thread; .result(timeout) gives its value or raises what it raised."""
 

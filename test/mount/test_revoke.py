@@ -18,13 +18,6 @@ def driver(m, *before, env=None):
     return c
 
 
-def opened(m, name="f", length=1 * MiB, lazy=False, client=None):
-    c = client or m.client()
-    c.ask("open", name, "rw")
-    c.ask("map", 0, length, *(["lazy"] if lazy else []))
-    return c
-
-
 def free_blocks(m):
     return os.statvfs(m.path).f_bfree
 
