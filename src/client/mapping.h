@@ -68,4 +68,8 @@ proto::FaultBody fault_at(const pindax_mapping& m, u64 address, bool write);
 // Reserves and watches the address range of a direct mapping. 0 or a negative errno.
 int reserve(pindax_mapping& m);
 
+// A pin that keeps the file from being cut while bytes are copied out of the mapping, and promises nothing else; ended by
+// pindax_unpin. At once or not at all (-EAGAIN); shared blocks stay shared. No message.
+int pin_for_copy_out(pindax_mapping& m, u64 offset, std::size_t length, struct pindax_pin* out);
+
 }  // namespace pindax::client

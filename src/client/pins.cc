@@ -89,7 +89,9 @@ u64 known_writable(const pindax_mapping& m, u64 begin, u64 end) {
   return inside && m.writable_word.load(std::memory_order_relaxed) == word ? word : proto::kNoGateWord;
 }
 
-int pin(pindax_mapping* m, size_t offset, size_t length, unsigned flags, struct pindax_pin* out, bool try_only) {
+enum class How { kWait, kTry, kCopyOut };
+
+int pin(pindax_mapping* m, size_t offset, size_t length, unsigned flags, struct pindax_pin* out, How how) {
   if (length == 0 || offset > m->span || length > m->span - offset) [[unlikely]] return refuse_range(m, offset, length);
   pindax_client& c = *m->client;
   if (c.born != fork_generation.load(std::memory_order_relaxed)) [[unlikely]] return c.usable();
@@ -111,8 +113,12 @@ int pin(pindax_mapping* m, size_t offset, size_t length, unsigned flags, struct 
     word = known_writable(*m, f.begin, f.end);
     fast = fast && word != proto::kNoGateWord;
   }
-  if (!fast || !proto::fast_pin(*m->gate, c.slot_pool->slot(index), f, Ring{&c}, 0, word)) [[unlikely]]
-    return pin_slow(*m, *t, index, f, try_only, out);
+  const u32 passable = how == How::kCopyOut ? proto::kGateShared : 0;
+  if (!fast || !proto::fast_pin(*m->gate, c.slot_pool->slot(index), f, Ring{&c}, 0, word, passable)) [[unlikely]] {
+    if (how != How::kCopyOut) return pin_slow(*m, *t, index, f, how == How::kTry, out);
+    c.slot_pool->give(*t, index);
+    return -EAGAIN;
+  }
   ++t->pins;
   out->opaque[0] = u64{index} + 1;
   out->opaque[1] = reinterpret_cast<u64>(t);
@@ -123,14 +129,18 @@ int pin(pindax_mapping* m, size_t offset, size_t length, unsigned flags, struct 
 
 }  // namespace
 
+int pindax::client::pin_for_copy_out(pindax_mapping& m, u64 offset, size_t length, struct pindax_pin* out) {
+  return pin(&m, offset, length, PINDAX_PIN_TRANSIENT, out, How::kCopyOut);
+}
+
 extern "C" {
 
 PINDAX_API int pindax_pin(struct pindax_mapping* m, size_t offset, size_t length, unsigned flags, struct pindax_pin* out) {
-  return pin(m, offset, length, flags, out, false);
+  return pin(m, offset, length, flags, out, How::kWait);
 }
 
 PINDAX_API int pindax_try_pin(struct pindax_mapping* m, size_t offset, size_t length, unsigned flags, struct pindax_pin* out) {
-  return pin(m, offset, length, flags, out, true);
+  return pin(m, offset, length, flags, out, How::kTry);
 }
 
 PINDAX_API int pindax_unpin(struct pindax_mapping*, struct pindax_pin* p) {

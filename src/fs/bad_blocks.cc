@@ -110,6 +110,7 @@ void FileSystemImpl::recall_bad(const BlockOwner& owner) {
   request.only_frees = false;
   request.recall_only = true;
   Inode& file = **inode;
+  layout_->set_damaged(*file.layout());
   layout_->change(*file.layout(), request, [](const ChangeGrant&) { return Status(); },
                   [keep = *inode, token = count_task()](const Status&) {});
 }

@@ -246,8 +246,9 @@ class FileSystem {
   virtual Result<bool> shares_blocks(Inode& inode, ByteRange range) = 0;
   // Makes them the file's own. Call under a hold that came with a break that moves blocks. kNoSpace.
   virtual Status unshare(Inode& inode, ByteRange range) = 0;
-  // Before a client's mapping of the range is made known to the layout room: gates over shared blocks are slow (P4).
-  virtual Status publish_shared(Inode& inode, ByteRange range) = 0;
+  // Before a client's mapping of the range is made known to the layout room: gates over shared blocks (P4) and of files that
+  // have lost bytes are slow.
+  virtual Status publish_for_gates(Inode& inode, ByteRange range) = 0;
   // A direct mapper may have stored: stamps mtime lazily, remembers the range for fsync.
   virtual void note_direct_stores(Inode& inode, ByteRange range) = 0;
   // ---- Reverse map (fs/reverse.cc) ----

@@ -129,7 +129,7 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   Result<std::vector<Translation>> translate(Inode& inode, ByteRange range, bool for_write, bool may_copy = false) override;
   Result<bool> shares_blocks(Inode& inode, ByteRange range) override;
   Status unshare(Inode& inode, ByteRange range) override;
-  Status publish_shared(Inode& inode, ByteRange range) override;
+  Status publish_for_gates(Inode& inode, ByteRange range) override;
   void note_direct_stores(Inode& inode, ByteRange range) override;
   Result<bool> find_owners(OwnerScan& scan) override;
   Result<bool> find_damaged(DamageScan& scan) override;

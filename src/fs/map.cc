@@ -96,7 +96,7 @@ Status FileSystemImpl::unshare(Inode& inode, ByteRange range) {
   return unshare_blocks(*this, inode, range.begin, range.end);
 }
 
-Status FileSystemImpl::publish_shared(Inode& inode, ByteRange range) {
+Status FileSystemImpl::publish_for_gates(Inode& inode, ByteRange range) {
   ReadLock lock(inode.mutex);
   PINDAX_ASSIGN(const SlotView slot, read_slot(inode));
   if (!is_regular(*slot)) return {};
@@ -105,6 +105,7 @@ Status FileSystemImpl::publish_shared(Inode& inode, ByteRange range) {
   InodeLayout& layout = *inode.layout();
   return ExtentReader(*store_, *slot).scan(first_block(range.begin), end_block(range.end), [&](const ExtentInfo& e) {
     if (e.shared) layout_->set_shared(layout, {byte_of(e.file_block), byte_of(e.file_end())}, true);
+    if (has_bad(*this, e)) layout_->set_damaged(layout);
     return true;
   });
 }

@@ -117,8 +117,9 @@ struct ChangeRow {
   std::vector<u64> behind;         // a pin request: the changes (by id) that it queues behind (A3)
 };
 // What a direct fault is after. kCopy: a write or a pin that meets shared blocks, which it replaces by copies: every translation of
-// them in this file goes first, and nobody passes before that is acknowledged.
-enum class FaultKind { kRead, kWrite, kCopy };
+// them in this file goes first, and nobody passes before that is acknowledged. kWriteAhead: a write that can do with less of the range:
+// kTryAgain if anybody else would have to give something up for it, or waits to change the range.
+enum class FaultKind { kRead, kWrite, kWriteAhead, kCopy };
 // Of all operations since the start.
 struct LayoutTotals {
   u64 breaks = 0;   // that closed gates

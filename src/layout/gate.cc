@@ -47,8 +47,8 @@ void GateWriter::set_size(u64 size_bytes) {
   if (gate_ != nullptr) gate_->size_bytes.store(size_bytes, std::memory_order_release);
 }
 
-void GateWriter::set_slow(bool slow) {
-  if (gate_ != nullptr) gate_->slow.store(slow ? 1 : 0, std::memory_order_release);
+void GateWriter::set_slow(u32 reasons) {
+  if (gate_ != nullptr) gate_->slow.store(reasons, std::memory_order_release);
 }
 
 bool GateWriter::closed(ByteRange range) const {

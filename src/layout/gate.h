@@ -51,7 +51,7 @@ class GateWriter {
   void set_size(u64 size_bytes);
   // P4: every pin takes the slow path. Set while a break holds the range that gives the reason closed, so that the word changes
   // after it and a fast pin that read the old value is undone.
-  void set_slow(bool slow);
+  void set_slow(u32 reasons);  // proto::kGateShared | proto::kGateLost
 
   u64 generation() const { return generation_; }
   bool closed(ByteRange range) const;

@@ -162,11 +162,16 @@ class InodeLayout : public std::enable_shared_from_this<InodeLayout> {
   std::list<std::shared_ptr<SlowPin>> queued_pins GUARDED_BY(mutex);  // behind breaks, in order of arrival
   std::list<std::shared_ptr<HeldBack>> held_back GUARDED_BY(mutex);
   IntervalMap<bool> shared GUARDED_BY(mutex);  // ranges whose blocks another file has, too (P4)
+  bool damaged GUARDED_BY(mutex) = false;      // bytes of it are lost, or were
   PageCacheOwners pages GUARDED_BY(mutex);
   unsigned sleeping_setattrs GUARDED_BY(mutex) = 0;  // C6
   bool uncommitted GUARDED_BY(mutex) = false;
   u64 size_bytes GUARDED_BY(mutex) = 0;
 
+  // Why pins through a mapping of the range must ask the server (Gate::slow).
+  u32 slow_reasons(ByteRange range) const REQUIRES(mutex) {
+    return (shared.any(range) ? proto::kGateShared : 0) | (damaged ? proto::kGateLost : 0);
+  }
   // Something was acknowledged, dropped or forgotten: breaks that wait for it go on.
   void recheck() REQUIRES(mutex);
   // Asks the kernel to drop the runs; each reports to drop_done(). No ranked lock held.

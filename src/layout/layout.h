@@ -187,6 +187,10 @@ class Layout {
   // Call under an exclusive hold whose change broke the range, or before the mapping that it is for exists.
   virtual void set_shared(InodeLayout& inode, ByteRange range, bool shared) = 0;
 
+  // Bytes of the file are lost: from now on all pins take the slow path, where the server refuses those of lost bytes. For good, or until
+  // nobody knows the inode any more: a repaired file loses some speed only.
+  virtual void set_damaged(InodeLayout& inode) = 0;
+
   // True if the kernel may hold pages of the inode.
   virtual bool has_kernel_pages(InodeLayout& inode) const = 0;
   // Ranges of the inode that the kernel may hold dirty: data for SEEK_DATA (facts/fuse.md).

@@ -98,9 +98,15 @@ void LayoutImpl::set_shared(InodeLayout& inode, ByteRange range, bool shared) {
   if (shared) inode.shared.assign(block_aligned(range), true);
   else inode.shared.erase(block_aligned(range));
   inode.mappings.each_overlapping(block_aligned(range), [&](Mapping& m) NO_THREAD_SAFETY_ANALYSIS {
-    m.gate.set_slow(inode.shared.any(m.range));
+    m.gate.set_slow(inode.slow_reasons(m.range));
     if (!shared) m.gate.count_out(nullptr, core_->generations.next());
   });
+}
+
+void LayoutImpl::set_damaged(InodeLayout& inode) {
+  MutexLock lock(inode.mutex);
+  if (std::exchange(inode.damaged, true)) return;
+  inode.mappings.each_overlapping({0, ~u64{0}}, [&](Mapping& m) NO_THREAD_SAFETY_ANALYSIS { m.gate.set_slow(inode.slow_reasons(m.range)); });
 }
 
 bool LayoutImpl::has_kernel_pages(InodeLayout& inode) const {

@@ -27,6 +27,7 @@ class LayoutImpl final : public Layout, public ClientLayout {
                                  std::function<Status(const ChangeGrant&)> apply,
                                  std::function<void(Status)> done) override;
   void set_shared(InodeLayout& inode, ByteRange range, bool shared) override;
+  void set_damaged(InodeLayout& inode) override;
   bool has_kernel_pages(InodeLayout& inode) const override;
   std::vector<ByteRange> maybe_dirty(InodeLayout& inode) const override;
   bool ever_mapped(const InodeLayout& inode) const override { return inode.ever_mapped.load(); }

@@ -32,12 +32,12 @@ struct PinFields {
 
 inline constexpr u64 kNoGateWord = ~u64{0};  // has the changing bit, so no gate that is open has this word
 
-// P1: the gate's word if [begin, end) is open under it, else kNoGateWord.
-inline u64 open_gate_word(const Gate& gate, u64 begin, u64 end) {
+// P1: the gate's word if [begin, end) is open under it, else kNoGateWord. `passable`: reasons to be slow that do not matter.
+inline u64 open_gate_word(const Gate& gate, u64 begin, u64 end, u32 passable = 0) {
   const u64 word = gate.word.load(std::memory_order_acquire);
   if ((word & kGateChanging) != 0) return kNoGateWord;
   if (gate.state.load(std::memory_order_relaxed) != static_cast<u32>(GateState::kLive)) return kNoGateWord;
-  if (gate.slow.load(std::memory_order_relaxed) != 0) return kNoGateWord;
+  if ((gate.slow.load(std::memory_order_relaxed) & ~passable) != 0) return kNoGateWord;
   if ((word & kGateClosed) == 0) [[likely]] return word;
   const u32 count = gate.closed_count.load(std::memory_order_relaxed);
   if (count > kClosedRanges) return kNoGateWord;
@@ -81,13 +81,15 @@ inline void fast_unpin(Slot& slot, Ring&& ring) {
 // P1, P2. True: pinned. False: nothing is pinned, take the slow path (a try_pin says EAGAIN).
 //   generation  0, or the one that pool offsets kept by the caller came with (G5)
 //   word        kNoGateWord, or the gate word under which the caller knows its range to be writable (P4)
+//   passable    kGateShared for a copy out of the mapping, which wants the file not to be cut and nothing else: its blocks may be replaced
+//               by copies under it, as under loads without a pin
 template <class Ring>
 inline bool fast_pin(const Gate& gate, Slot& slot, const PinFields& f, Ring&& ring, u64 generation = 0,
-                     u64 word = kNoGateWord) {
+                     u64 word = kNoGateWord, u32 passable = 0) {
   // A closing elsewhere in the file changes the word, too, and then the pin is tried again: each turn takes a
   // change of the gate, and the slow path ends it.
   for (int turn = 0; turn < 3; ++turn) {
-    const u64 before = open_gate_word(gate, f.begin, f.end);
+    const u64 before = open_gate_word(gate, f.begin, f.end, passable);
     if (before == kNoGateWord || (word != kNoGateWord && before != word)) return false;
     if (generation != 0 && gate.generation.load(std::memory_order_relaxed) != generation) return false;
     publish_slot(slot, f, SlotState::kActive);

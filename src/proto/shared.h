@@ -47,7 +47,7 @@ struct Gate {
   std::atomic<u32> state;       // GateState
   std::atomic<u32> uncommitted;  // 1: grants of this file are not durable yet; persist must ask the daemon
   std::atomic<u32> closed_count;  // > kClosedRanges: everything is closed
-  std::atomic<u32> slow;          // 1: every pin takes the slow path (shared blocks, P4)
+  std::atomic<u32> slow;          // kGateShared | kGateLost: every pin takes the slow path (P4)
   std::atomic<u64> size_bytes;    // of the file, as the daemon saw it last
   struct Closed {
     std::atomic<u64> begin, end;  // bytes of the file
@@ -55,6 +55,8 @@ struct Gate {
   u64 reserved[3];
 };
 static_assert(sizeof(Gate) == 256);
+inline constexpr u32 kGateShared = 1;  // blocks are shared with other files: a pin makes them the file's own first
+inline constexpr u32 kGateLost = 2;    // bytes of the file are lost: pins of them are refused
 inline constexpr u64 kGateClosed = 1;
 inline constexpr u64 kGateChanging = 2;
 inline constexpr u64 kGateSequenceUnit = 4;

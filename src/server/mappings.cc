@@ -64,7 +64,7 @@ Status Session::handle_map(Packet& p) {
   entry->range = range;
   entry->writable = writable;
   entry->indirect = indirect;
-  if (const Status s = context_.fs.publish_shared(*entry->inode, range); !s.ok()) return refuse(s);
+  if (const Status s = context_.fs.publish_for_gates(*entry->inode, range); !s.ok()) return refuse(s);
   entry->mapping = context_.clients().add_mapping(*entry->inode->layout(), *this, *id, range, writable, indirect);
   publish_size(*entry->inode);
   mappings_.emplace(*id, entry);

@@ -38,6 +38,22 @@ TEST_CASE("gate: closings are counted, so one break cannot open another's gate (
   CHECK((gate.word & (proto::kGateClosed | proto::kGateChanging)) == 0);
 }
 
+TEST_CASE("gate: what only copies bytes out passes a gate that is slow for sharing, not one that is closed or whose file has lost bytes (P4)") {
+  proto::Gate gate{};
+  GateWriter writer(&gate);
+  Ids ids;
+  writer.open(5, false, 0);
+  const auto passes = [&](u32 passable) { return proto::open_gate_word(gate, 0, 100, passable) != proto::kNoGateWord; };
+  writer.set_slow(proto::kGateShared);
+  CHECK_FALSE(passes(0));
+  CHECK(passes(proto::kGateShared));
+  writer.set_slow(proto::kGateShared | proto::kGateLost);
+  CHECK_FALSE(passes(proto::kGateShared));
+  writer.set_slow(proto::kGateShared);
+  writer.close(&ids.a, {50, 60});
+  CHECK_FALSE(passes(proto::kGateShared));
+}
+
 TEST_CASE("gate: generations are never repeated, not by a daemon that starts again either (G2)") {
   GenerationSource first;
   std::set<u64> seen;

@@ -41,11 +41,7 @@ def poisoned(m):
 
 def block_of(path, file_block=0):
     """Pool block of a file's block."""
-    for e in json.loads(run(PINDAX, "layout", path, "--json").stdout)["extents"]:
-        first = e["offset_bytes"] // BLOCK
-        if first <= file_block < first + e["length_blocks"]:
-            return e["block"] + file_block - first
-    raise Failed(f"{path} has no block {file_block}")
+    return pool_blocks(path)[file_block]
 
 
 def pread(path, offset, length):
@@ -99,6 +95,7 @@ def test_sharers_lose_the_block(m):
         users[name].ask("map", 0, 16 * BLOCK)
         users[name].ask("load", 5 * BLOCK, 1)
         users[name].ask("load", 6 * BLOCK, 1)
+        check_equal(users[name].ask("pread", 5 * BLOCK, 1), ["02" if name == "other" else "01"], "read by the library")
     p.add(block_of(a, 5))
     check_equal(scrub(m)["found_bytes"], BLOCK, "scrub")
     for name in ("a", "b"):
@@ -110,6 +107,10 @@ def test_sharers_lose_the_block(m):
         check_equal(users[name].ask("load", 4 * BLOCK, 1), ["01"], "its neighbour")
         check_equal(users[name].ask("load", 6 * BLOCK, 1), ["01"], "its neighbour")
         check_equal(users[name].refuse("store", 5 * BLOCK, "77"), "SIGBUS", "a store")
+        # The library's own reads go through a mapping, too, but a read is no load.
+        check_equal(users[name].refuse("pread", 5 * BLOCK, 1), "EIO", "pindax_pread")
+        check_equal(users[name].ask("pread", 4 * BLOCK, 2 * BLOCK), ["01" * BLOCK], "pindax_pread of what is before it")
+        check_equal(users[name].ask("pread", 6 * BLOCK, 1), ["01"], "pindax_pread behind it")
         fails(errno.EIO, pwrite, path, 5 * BLOCK + 1, b"x")
         # An ordinary mapping of the mount.
         child = run("python3", "-c", f"import mmap\nf = open('{path}', 'rb')\nm = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)\nassert m[6 * 4096] == 1\nm[5 * 4096]",
@@ -235,6 +236,8 @@ def test_pins_and_populate(m):
     check_equal(c.refuse("load", 3 * BLOCK, 1), "SIGBUS", "the block")
     check_equal(c.ask("load", 4 * BLOCK, 1), ["01"], "behind it")
     check_equal(c.refuse("pin", 1, 2 * BLOCK, 2 * BLOCK, "write"), "EIO", "a pin")
+    check_equal(c.refuse("pin", 1, 2 * BLOCK, 2 * BLOCK), "EIO", "a pin for reading")
+    check_equal(c.refuse("pread", 3 * BLOCK, 8), "EIO", "pindax_pread")
     c.ask("pin", 2, 4 * BLOCK, BLOCK, "write")
     c.kill()
     m.umount()

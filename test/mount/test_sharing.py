@@ -13,19 +13,6 @@ def content(path):
         return f.read()
 
 
-def layout(path):
-    return json.loads(run(PINDAX, "layout", path, "--json").stdout)
-
-
-def blocks(path):
-    """Pool block of each file block."""
-    out = {}
-    for e in layout(path)["extents"]:
-        for i in range(e["length_blocks"]):
-            out[e["offset_bytes"] // 4096 + i] = e["block"] + i
-    return out
-
-
 def free_bytes(m):
     s = os.statvfs(m.path)
     return s.f_bfree * s.f_frsize
@@ -44,13 +31,29 @@ def fsck_clean(m):
     m.fsck()
 
 
+def test_reading_keeps_sharing(m):
+    """pindax_pread of a clone copies nothing: blocks stay shared, the reader takes the mapping's way, and truncates cannot cut it short with a signal"""
+    a = m.file("a", 64 * 4096, fill=7)
+    run(PINDAX, "clone", a, m.path / "b")
+    before = pool_blocks(a)
+    c = opened(m, "b", 64 * 4096)
+    for page in range(64):
+        check_equal(c.ask("pread", page * 4096 + 5, 3), ["070707"], "bytes")
+    check_equal(pool_blocks(m.path / "b"), before, "blocks of the clone")
+    check(all(e["shared"] for e in layout(m.path / "b")["extents"]), "all of it is shared still")
+    c.ask("store", 8 * 4096, "55")
+    check_equal(c.ask("pread", 8 * 4096, 2), ["5507"], "after a copy-on-write")
+    check_equal(c.ask("pread", 9 * 4096, 2), ["0707"], "its neighbour")
+    check_equal(len(pool_blocks(m.path / "b").items() & before.items()), 63, "shared blocks")
+
+
 def test_cp_shares(m):
     """cp of a file shares its blocks: no space, any size at once, and the copy lives by itself"""
     a = m.file("a", 64 * MiB)
     before = free_bytes(m)
     run("cp", a, m.path / "b")
     check(before - free_bytes(m) < 1 * MiB, f"cp took {before - free_bytes(m)} bytes")
-    check_equal(blocks(m.path / "b"), blocks(a), "blocks of the copy")
+    check_equal(pool_blocks(m.path / "b"), pool_blocks(a), "blocks of the copy")
     check(content(m.path / "b") == content(a), "contents")
     os.unlink(a)
     check(len(content(m.path / "b")) == 64 * MiB)
@@ -90,7 +93,7 @@ def test_write_copies_the_block(m):
         f.seek(8192)
         f.write(b"\x02\x02")
     check_equal(reader.ask("load", 8192, 2), ["0101"], "the clone")
-    same = blocks(a).items() & blocks(m.path / "b").items()
+    same = pool_blocks(a).items() & pool_blocks(m.path / "b").items()
     check_equal(len(same), 255, "blocks still shared")
     with open(m.path / "b", "r+b", buffering=0) as f:
         f.seek(16384)
@@ -215,12 +218,12 @@ def test_pins_and_clones(m):
     there.result(10)
     check_equal(pb.ask("load", 8192, 1), ["01"], "after the clone")
     # A pin of a shared block, for reading too, makes it the file's own.
-    before = blocks(a)[2]
+    before = pool_blocks(a)[2]
     pa.ask("pin", 0, 8192, 4096)
     pb.ask("pin", 0, 8192, 4096, "write")
-    check(blocks(a)[2] != blocks(b)[2], "pinned and shared")
+    check(pool_blocks(a)[2] != pool_blocks(b)[2], "pinned and shared")
     check_equal(pa.ask("load", 8192, 1) + pb.ask("load", 8192, 1), ["01", "01"])
-    check(before in (blocks(a)[2], blocks(b)[2]), "one of them keeps the block")
+    check(before in (pool_blocks(a)[2], pool_blocks(b)[2]), "one of them keeps the block")
     pa.ask("unpin", 0)
     pb.ask("unpin", 0)
 
@@ -258,7 +261,7 @@ def test_copy_does_not_wait_for_pins(m):
         done += os.copy_file_range(src, dst, 1 * MiB - done, done, done)
     check(time.monotonic() - start < 5, "took too long")
     check_equal(content(b), content(a), "contents")
-    check(blocks(a)[16] != blocks(b)[16], "the pinned block is shared")
+    check(pool_blocks(a)[16] != pool_blocks(b)[16], "the pinned block is shared")
     check_equal(d.ask("load", 65536, 1), ["01"], "the pin's holder sees the copy")
     os.close(src)
     os.close(dst)
@@ -309,11 +312,11 @@ def test_unshare_command(m):
     reader.ask("map", 0, 1 * MiB)
     check_equal(reader.ask("load", 4096, 1), ["01"])
     run(PINDAX, "fallocate", "--unshare-range", "-o", 64 * KiB, "-l", 128 * KiB, b)
-    of_a = blocks(a)
-    own = {i for i, block in blocks(b).items() if block != of_a[i]}
+    of_a = pool_blocks(a)
+    own = {i for i, block in pool_blocks(b).items() if block != of_a[i]}
     check_equal(own, set(range(16, 48)), "blocks of its own")
     run(PINDAX, "fallocate", "--unshare-range", "-l", 1 * MiB, b)
-    check(not set(blocks(a).values()) & set(blocks(b).values()), "blocks are shared still")
+    check(not set(pool_blocks(a).values()) & set(pool_blocks(b).values()), "blocks are shared still")
     reader.ask("store", 4096, "22")
     check_equal(content(b), b"\x01" * 4096 + b"\x22" + b"\x01" * (1 * MiB - 4097), "the file")
     check_equal(content(a), b"\x01" * (1 * MiB), "its former sharer")
@@ -328,7 +331,7 @@ def test_block_owners(m):
     c = m.client()
     c.ask("open", "b", "rw")
     c.ask("map", 0, 1 * MiB)
-    block = blocks(a)[2]
+    block = pool_blocks(a)[2]
     got = json.loads(run(PINDAX, "layout", m.path, "--block", block, "--json").stdout)
     check_equal(sorted((f["path"], f["offset_bytes"]) for f in got["files"]), [("/a", 8192), ("/b", 8192), ("/c", 0)], "owners")
     check_equal([[x["pid"] for x in f["clients"]] for f in sorted(got["files"], key=lambda f: f["path"])], [[], [c.pid], []], "clients")
@@ -365,7 +368,7 @@ def test_clone_is_instant(m):
     clone(a, m.path / "b")
     took = time.monotonic() - start
     print(f"        clone of 512 MiB: {took * 1000:.1f} ms with the command's start", flush=True)
-    check_equal(len(blocks(m.path / "b")), 512 * MiB // 4096, "blocks")
+    check_equal(len(pool_blocks(m.path / "b")), 512 * MiB // 4096, "blocks")
 
 
 def fallocate_file(path, size):

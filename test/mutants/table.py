@@ -60,7 +60,7 @@ MUTATIONS = [
     layout("slow-pin-not-visible", "P3", "slow pin: the slot is active before the answer",
            ("slow_pin.cc", "      pin = make_visible();  // P3", "      pin = PLANTED ? Result<u64>(u64{0}) : make_visible();  // P3")),
     layout("shared-blocks-fast", "P4", "slow pin: over shared blocks",
-           ("gate.cc", "gate_->slow.store(slow ? 1 : 0,", "gate_->slow.store(slow && !PLANTED ? 1 : 0,")),
+           ("gate.cc", "gate_->slow.store(reasons,", "gate_->slow.store(PLANTED ? 0 : reasons,")),
     layout("mark-by-plain-store", "U2 R34", "layout: [R34]",
            ("slot_scan.cc", "  u64 expected = pin.state;\n",
             "  if (PLANTED) {\n    slots[pin.slot].state.store(pin.state | proto::kSlotAwaited);\n    return true;\n  }\n  u64 expected = pin.state;\n")),
