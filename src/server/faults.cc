@@ -3,8 +3,8 @@
 // Faults: from an offset to blocks (F1). Look-up and enqueueing of the grant happen under one shared hold.
 //
 // Most faults find blocks that exist: one hold, one look-up, and the neighbours come along for free. A write that meets a hole
-// lets go and takes its own block alone with the intent to write, so that nobody else's zero pages are recalled for blocks that
-// nobody stores to. A write that meets a shared block does the same with the intent to copy it (fs/share.h).
+// lets go and takes its own block with the intent to write, so that nobody else's zero pages are recalled for blocks that nobody
+// stores to; a run of such writes takes some blocks ahead, where that costs nobody anything (server/fault_ahead.h). A write that meets a shared block does the same with the intent to copy it (fs/share.h).
 #include <sys/mman.h>
 
 #include <cerrno>
@@ -57,7 +57,7 @@ void Session::fault(const EntryPtr& entry, ByteRange range, bool write, FaultDon
     }
     const ByteRange block{range.begin, range.begin + kBlockSize};
     if (served.ok() && !*served) {
-      self->allocate_and_grant(entry, block, FaultKind::kWrite, [done, end = block.end](const Status& status) { done(status, end); });
+      self->store_into_hole(entry, range, done);
     } else {
       if (!served.ok()) self->grant_error(*entry, block, served.status());
       done(served.status(), covered_end);
@@ -129,20 +129,35 @@ Result<bool> Session::grant_existing(MappingEntry& entry, ByteRange range, bool 
   return true;
 }
 
-void Session::allocate_and_grant(const EntryPtr& entry, ByteRange block, FaultKind kind, std::function<void(Status)> done) {
+void Session::store_into_hole(const EntryPtr& entry, ByteRange range, const FaultDone& done) {
+  const auto size = context_.fs.size(*entry->inode);
+  const u64 file_end = size.ok() ? round_up(*size, kBlockSize) : 0;
+  ByteRange wanted{range.begin, range.begin + entry->ahead.wanted(range.begin)};
+  wanted.end = std::max(range.begin + kBlockSize, std::min({wanted.end, range.end, file_end}));
+  const FaultKind kind = wanted.end - wanted.begin > kBlockSize ? FaultKind::kWriteAhead : FaultKind::kWrite;
+  allocate_and_grant(entry, wanted, kind, [done, end = range.begin + kBlockSize](const Status& status) { done(status, end); });
+}
+
+void Session::allocate_and_grant(const EntryPtr& entry, ByteRange range, FaultKind kind, std::function<void(Status)> done) {
   begin_use(entry);
   auto self = shared_from_this();
-  auto go = [self, entry, block, kind, done = std::move(done)](Result<SharedHold> hold) {
+  auto go = [self, entry, range, kind, done = std::move(done)](Result<SharedHold> hold) {
     Status status = hold.status();
     if (hold.ok()) {
       PINDAX_STEP("server.fault_allocate");
       FileSystem& fs = self->context_.fs;
-      auto made = fs.translate(*entry->inode, block, true, kind == FaultKind::kCopy);
+      auto made = fs.translate(*entry->inode, range, true, kind == FaultKind::kCopy);
       status = made.status();
-      if (made.ok()) self->grant_made(*entry, *made, block, *hold);
+      if (made.ok()) {
+        self->grant_made(*entry, *made, range, *hold);
+        entry->ahead.allocated(range);
+      }
       hold->release();
     }
-    if (status.code() == Errc::kTryAgain && kind != FaultKind::kCopy) {
+    const ByteRange block{range.begin, range.begin + kBlockSize};
+    if (!status.ok() && kind == FaultKind::kWriteAhead) {
+      self->allocate_and_grant(entry, block, FaultKind::kWrite, done);
+    } else if (status.code() == Errc::kTryAgain && kind == FaultKind::kWrite) {
       self->allocate_and_grant(entry, block, FaultKind::kCopy, done);
     } else {
       if (!status.ok()) self->grant_error(*entry, block, status);
@@ -150,7 +165,7 @@ void Session::allocate_and_grant(const EntryPtr& entry, ByteRange block, FaultKi
     }
     self->end_use(entry);
   };
-  context_.clients().with_fault(*entry->mapping, block, kind, std::move(go));
+  context_.clients().with_fault(*entry->mapping, range, kind, std::move(go));
 }
 
 void Session::grant_made(MappingEntry& entry, const std::vector<Translation>& made, ByteRange range, const SharedHold& hold) {
@@ -160,6 +175,8 @@ void Session::grant_made(MappingEntry& entry, const std::vector<Translation>& ma
     const ByteRange whole = piece.range;
     piece.range = intersect(whole, range);
     if (piece.range.empty()) continue;
+    const bool refused = piece.kind == GrantPiece::Kind::kBeyondEnd || piece.kind == GrantPiece::Kind::kBad;
+    if (refused && piece.range.begin > range.begin) continue;  // whoever touches it is told
     piece.pool_offset += piece.range.begin - whole.begin;
     pieces.push_back(piece);
   }

@@ -31,6 +31,7 @@
 #include "layout/client_port.h"
 #include "proto/messages.h"
 #include "server/context.h"
+#include "server/fault_ahead.h"
 #include "server/outbox.h"
 
 namespace pindax {
@@ -118,6 +119,7 @@ class Session final : public ClientPort, public std::enable_shared_from_this<Ses
     ByteRange range;             // bytes of the file
     bool writable = false;
     bool indirect = false;  // pins only
+    FaultAhead ahead;
     unsigned in_flight = 0;     // continuations that use `mapping`; guarded by mutex_
     bool unmapping = false;     // guarded by mutex_
     u64 unmap_request = 0;
@@ -184,7 +186,8 @@ class Session final : public ClientPort, public std::enable_shared_from_this<Ses
   // was looked at.
   using FaultDone = std::function<void(const Status& status, u64 covered_end)>;
   void fault(const EntryPtr& entry, ByteRange range, bool write, FaultDone done);
-  void allocate_and_grant(const EntryPtr& entry, ByteRange block, FaultKind kind, std::function<void(Status)> done);
+  void store_into_hole(const EntryPtr& entry, ByteRange range, const FaultDone& done);  // at range.begin
+  void allocate_and_grant(const EntryPtr& entry, ByteRange range, FaultKind kind, std::function<void(Status)> done);
   // True: the first block is served. Under the hold; a write that meets no writable block there is not served.
   Result<bool> grant_existing(MappingEntry& entry, ByteRange range, bool write, const SharedHold& hold, u64* covered_end);
   // Blocks that were just looked up for writing: F1, under the hold.

@@ -83,12 +83,12 @@ void breaks(const char* mount, const char* name, int idle, unsigned count) {
   std::fflush(stdout);
 }
 
-// First touches, page by page: of blocks that lie 2 MiB apart, of their neighbours, stores into a hole.
+// First touches, page by page: of blocks that lie 2 MiB apart, of their neighbours, stores into a hole, here and there and in a row.
 void faults(pindax_client* c, const std::string& root, int full, std::size_t bytes) {
   const int hole = pindax_open(c, "/bench.hole", O_RDWR | O_CREAT, 0600);
   if (hole < 0 || ::ftruncate(hole, 64 << 20) != 0) die("open");
   constexpr std::size_t kHuge = std::size_t{2} << 20;
-  std::vector<double> apart, next, store, anonymous;
+  std::vector<double> apart, next, store, run, anonymous;
   for (int round = 0; round < 5; ++round) {
     pindax_mapping* m = map(c, full, bytes, 0);
     auto* at = static_cast<volatile char*>(pindax_mapping_address(m));
@@ -102,13 +102,18 @@ void faults(pindax_client* c, const std::string& root, int full, std::size_t byt
     for (std::size_t i = 0; i < 200; ++i) store.push_back(ns_of([&] { at[i * 8192] = 'x'; }));
     pindax_unmap(m);
     if (::ftruncate(hole, 0) != 0 || ::ftruncate(hole, 64 << 20) != 0) die("truncate");
+    m = map(c, hole, 64 << 20, 0);
+    at = static_cast<volatile char*>(pindax_mapping_address(m));
+    run.push_back(ns_of([&] { for (std::size_t i = 0; i < 4096; ++i) at[i * 4096] = 'x'; }) / 4096);
+    pindax_unmap(m);
+    if (::ftruncate(hole, 0) != 0 || ::ftruncate(hole, 64 << 20) != 0) die("truncate");
     auto* plain = static_cast<volatile char*>(::mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
     for (std::size_t i = 0; i < 256; ++i) anonymous.push_back(ns_of([&] { plain[i * 4096] = 'x'; }));
     ::munmap(const_cast<char*>(plain), 1 << 20);
   }
   using pindax::bench::median;
-  std::printf("first touch                   kernel's own %.1f us  block %.1f us  its neighbours %.2f us each  store into a hole %.1f us\n",
-              median(anonymous) / 1e3, median(apart) / 1e3, median(next) / 1e3, median(store) / 1e3);
+  std::printf("first touch                   kernel's own %.1f us  block %.1f us  its neighbours %.2f us each  store into a hole %.1f us, in a run of 16 MiB %.2f us each\n",
+              median(anonymous) / 1e3, median(apart) / 1e3, median(next) / 1e3, median(store) / 1e3, median(run) / 1e3);
   pindax_close(c, hole);
   ::unlink((root + "/bench.hole").c_str());
 }

@@ -86,6 +86,74 @@ def test_reads_of_holes_are_free(m):
     check_equal(blocks(other), 0, "blocks after a load through mmap")
 
 
+def faults(m):
+    return json.loads(run(PINDAX, "stat", m.path, "--totals", "--json").stdout)["faults"]
+
+
+@options(mount={"options": "attr_timeout=0"})
+def test_runs_of_stores_take_blocks_ahead(m):
+    """a run of stores into a hole gets blocks ahead: few faults, not much in vain, nothing behind the end; stores here and there keep their holes"""
+    path = m.file("f")
+    os.truncate(path, 1000 * PAGE)
+    c = opened(m, length=2000 * PAGE, lazy=True)
+    before = faults(m)
+    for page in range(0, 200):
+        c.ask("store", page * PAGE + 9, "ab")
+    check(faults(m) - before < 40, f"{faults(m) - before} faults")
+    check(200 <= blocks(path) <= 300, f"{blocks(path)} blocks")
+    for page in range(400, 600, 2):
+        c.ask("store", page * PAGE, "cd")
+    check(blocks(path) <= 400, f"{blocks(path)} blocks after stores with gaps")
+    for page in range(900, 1000):
+        c.ask("store", page * PAGE, "ef")
+    with open(path, "rb") as f:
+        check_equal(data_ranges(f.fileno(), 1000 * PAGE)[-1], (900, 1000), "the last data")
+    want = bytearray(1000 * PAGE)
+    for page in range(0, 200):
+        want[page * PAGE + 9] = 0xab
+    for page in range(400, 600, 2):
+        want[page * PAGE] = 0xcd
+    for page in range(900, 1000):
+        want[page * PAGE] = 0xef
+    check(path.read_bytes() == want, "contents")
+    c.kill()
+    m.umount()
+    m.fsck()
+
+
+@options(mount={"options": "attr_timeout=0"})
+def test_nobody_gives_way_to_blocks_ahead(m):
+    """[R38] blocks are taken ahead neither where another client has zeros, nor where the kernel has pages, nor in a range that a truncate waits for"""
+    path = m.file("f")
+    os.truncate(path, 300 * PAGE)
+    c, stopped = [opened(m, length=300 * PAGE, lazy=True) for _ in range(2)]
+    stopped.ask("load", 60 * PAGE, 1)  # zeros up to page 76
+    os.kill(stopped.pid, signal.SIGSTOP)
+    for page in range(0, 60):
+        c.ask("store", page * PAGE, "ab")
+    check(blocks(path) <= 60, f"{blocks(path)} blocks before the zeros of somebody who cannot give them back")
+    os.kill(stopped.pid, signal.SIGCONT)
+    with open(path, "rb") as f, mmap.mmap(f.fileno(), 300 * PAGE, prot=mmap.PROT_READ) as shared:
+        check_equal(shared[150 * PAGE], 0)
+        for page in range(100, 150):
+            c.ask("store", page * PAGE, "ab")
+        check_equal(data_ranges(f.fileno(), 300 * PAGE)[-1], (100, 151), "data up to the kernel's page, which has a block since others may store")
+        check_equal(shared[149 * PAGE], 0xab)
+    other = m.file("g")
+    os.truncate(other, 300 * PAGE)
+    c = opened(m, "g", 300 * PAGE, lazy=True)
+    c.ask("store", 280 * PAGE, "ab")
+    c.ask("pin", 1, 280 * PAGE, PAGE, "write")
+    truncate = m.spawn("truncate", "-s", str(260 * PAGE), other)
+    wait_until(m.waiters, "the truncate waits")
+    for page in range(200, 260):
+        c.ask("store", page * PAGE, "ab")
+    check_equal(sorted(pool_blocks(other)), [*range(200, 260), 280], "blocks")
+    c.ask("unpin", 1)
+    check_equal(truncate.wait(30), 0, "truncate")
+    check_equal(other.stat().st_size, 260 * PAGE, "size")
+
+
 def test_populate_goes_on_behind_holes(m):
     """a populated mapping of a sparse file has every block translated, behind holes too"""
     path = m.file("f")
