@@ -86,6 +86,7 @@ class PoolMediaImpl final : public PoolMedia {
   BusFault touching(u64 at, const std::byte* from, u64 length, F f) const;
   Status lost(const char* what);
   Status allocate(off_t offset, off_t bytes);  // of the host file
+  bool is_gone(PoolOffset at, u64 length) const;  // after a punch: no page of the host's memory is left of it
   // What a fault at [from, from + length), which is [at, at + length) of the pool, comes to; reports bad blocks.
   Status unreadable(BusFault fault, u64 at, const std::byte* from, u64 length) const;
 
