@@ -278,6 +278,7 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   void start_clean_up(InodeRef inode);  // any lock may be held
   void break_orphan(InodeRef inode);
   void clean_up_later(InodeRef inode, bool was_mapped);
+  void clean_up(const InodeRef& inode, bool was_mapped);
   Status clean_up_all(Inode& inode, const ChangeGrant& grant);  // many transactions
   Result<bool> clean_up_step(Inode& inode, const ChangeGrant& grant);
   Result<bool> finish_pending_step(Inode& inode, const ChangeGrant& grant);

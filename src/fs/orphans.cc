@@ -166,7 +166,7 @@ void FileSystemImpl::break_orphan(InodeRef inode) {
         }
         // Interrupted, or the media failed: the list keeps it for the next mount.
         InodeRef last = std::move(inode);
-        if (status.ok() && !state->freed) clean_up_later(std::move(last), state->was_mapped);
+        if (status.ok() && !state->freed) clean_up(last, state->was_mapped);
         last.reset();
         token.reset();
       });
@@ -175,16 +175,19 @@ void FileSystemImpl::break_orphan(InodeRef inode) {
 }
 
 void FileSystemImpl::clean_up_later(InodeRef inode, bool was_mapped) {
-  post([this, inode = std::move(inode), was_mapped] {
-    ChangeGrant grant;
-    grant.was_mapped = was_mapped;
-    for (unsigned step = 0; step < kStepsPerTask; ++step) {
-      if (phase_.load() == Phase::kStopped || !check_writable().ok()) return;
-      auto more = clean_up_step(*inode, grant);
-      if (!more.ok() || !*more) return;
-    }
-    clean_up_later(inode, was_mapped);
-  });
+  post([this, inode = std::move(inode), was_mapped] { clean_up(inode, was_mapped); });
+}
+
+// Some steps, and the rest later.
+void FileSystemImpl::clean_up(const InodeRef& inode, bool was_mapped) {
+  ChangeGrant grant;
+  grant.was_mapped = was_mapped;
+  for (unsigned step = 0; step < kStepsPerTask; ++step) {
+    if (phase_.load() == Phase::kStopped || !check_writable().ok()) return;
+    auto more = clean_up_step(*inode, grant);
+    if (!more.ok() || !*more) return;
+  }
+  clean_up_later(inode, was_mapped);
 }
 
 Status FileSystemImpl::clean_up_all(Inode& inode, const ChangeGrant& grant) {
