@@ -44,9 +44,8 @@ constexpr std::array kKernelOptions = {"suid",   "nosuid", "dev",   "nodev",  "e
 // Words of mount(8) and fstab that mean nothing to us, or what we do anyway.
 constexpr std::array kIgnored = {
     "defaults",      "rw",    "auto",        "noauto",     "user",     "nouser",     "users",
-    "owner",         "group", "nofail",      "_netdev",    "relatime", "diratime",   "nodiratime",
-    "silent",        "loud",  "strictatime", "norelatime", "lazytime", "nolazytime", "default_permissions",
-    "nostrictatime", "atime"};
+    "owner",         "group", "nofail",      "_netdev",    "silent",   "loud",       "norelatime",
+    "lazytime",      "nolazytime", "default_permissions"};
 
 template <class Array>
 bool contains(const Array& words, std::string_view word) {
@@ -129,6 +128,7 @@ Status valued_option(DaemonOptions& o, const std::string& name, const std::strin
 }
 
 Status plain_option(DaemonOptions& o, const std::string& name) {
+  using AccessTimes = MountOptions::AccessTimes;
   if (name == "strict")
     o.sync = SyncMode::kStrict;
   else if (name == "posix")
@@ -136,7 +136,13 @@ Status plain_option(DaemonOptions& o, const std::string& name) {
   else if (name == "ro")
     o.fs.read_only = true;
   else if (name == "noatime")
-    o.fs.noatime = true;
+    o.fs.access_times = AccessTimes::kNever;
+  else if (name == "strictatime")
+    o.fs.access_times = AccessTimes::kAlways;
+  else if (name == "relatime" || name == "atime" || name == "nostrictatime")
+    o.fs.access_times = AccessTimes::kRelative;
+  else if (name == "nodiratime" || name == "diratime")
+    o.fs.nodiratime = name == "nodiratime";
   else if (name == "allow_other")
     o.allow_other = true;
   else if (name == "share_userfaultfd")
@@ -241,7 +247,8 @@ Serves a Pindax pool: to ordinary programs through a mount, to the client librar
     lease_deadline=TIME   how long a lease may go on once its holder was asked (default 5)
     stuck_after=TIME      when a transient pin is called stuck (default 10)
     long_term_pins[=SIZE] allow long-term pins, up to SIZE bytes of each client
-    noatime               do not update access times
+    noatime, strictatime  update access times never, always (default: relatime)
+    nodiratime            do not update those of directories
     commit_interval=TIME  posix mode and lazy times (default 5)
     allow_other           let other users in (always, for root's mounts)
     attr_timeout=TIME     how long the kernel may keep attributes (default 1)

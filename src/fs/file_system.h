@@ -72,7 +72,8 @@ struct SetAttributes {
 struct MountOptions {
   SyncMode sync = SyncMode::kStrict;  // the default for the granularity is chosen by default_sync_mode()
   bool read_only = false;
-  bool noatime = false;  // relatime otherwise
+  enum class AccessTimes { kRelative, kNever, kAlways } access_times = AccessTimes::kRelative;  // relatime, noatime, strictatime
+  bool nodiratime = false;
   std::chrono::milliseconds commit_interval{5000};  // posix mode and lazy times
   LayoutOptions layout;
   std::string boot_id;  // 16 raw bytes; empty: read from the host

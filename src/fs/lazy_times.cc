@@ -33,12 +33,14 @@ void stamp(format::Inode& slot, unsigned which, FileTime t) {
 }
 
 void FileSystemImpl::note_access(Inode& inode) {
-  if (options_.noatime || options_.read_only || unmounted_) return;
+  using AccessTimes = MountOptions::AccessTimes;
+  if (options_.access_times == AccessTimes::kNever || options_.read_only || unmounted_) return;
+  const bool always = options_.access_times == AccessTimes::kAlways;
   FileTime atime, mtime, ctime;
   {
     ReadLock lock(inode.mutex);
     auto slot = read_slot(inode);
-    if (!slot.ok() || ((*slot)->flags & format::kFlagNoAtime) != 0) return;
+    if (!slot.ok() || ((*slot)->flags & format::kFlagNoAtime) != 0 || (options_.nodiratime && is_directory(**slot))) return;
     atime = slot_atime(**slot), mtime = slot_mtime(**slot), ctime = slot_ctime(**slot);
   }
   const FileTime t = now();
@@ -49,7 +51,7 @@ void FileSystemImpl::note_access(Inode& inode) {
       if (lazy.has_atime) atime = lazy.atime;
       if (lazy.has_mtime) mtime = lazy.mtime, ctime = lazy.ctime;
     }
-    if (atime > mtime && atime > ctime && t.seconds - atime.seconds < kRelatimeSeconds) return;
+    if (!always && atime > mtime && atime > ctime && t.seconds - atime.seconds < kRelatimeSeconds) return;
     inode.lazy().has_atime = true;
     inode.lazy().atime = t;
   }

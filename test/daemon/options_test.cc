@@ -41,7 +41,7 @@ TEST_CASE("daemon: mount options set what they name") {
   REQUIRE(o.ok());
   CHECK(o->sync == SyncMode::kPosix);
   CHECK(o->fs.read_only);
-  CHECK(o->fs.noatime);
+  CHECK(o->fs.access_times == MountOptions::AccessTimes::kNever);
   CHECK(o->fs.layout.policy == BusyPolicy::kRefuse);
   CHECK(o->fs.layout.deadline == std::chrono::milliseconds(2500));
   CHECK(o->fs.layout.recall_deadline == std::chrono::milliseconds(200));
@@ -54,6 +54,15 @@ TEST_CASE("daemon: mount options set what they name") {
   CHECK(o->attr_timeout_s == 0.5);
   CHECK(o->allow_other);
   CHECK(o->threads == 7);
+}
+
+TEST_CASE("daemon: of the words for access times the last one counts") {
+  using AccessTimes = MountOptions::AccessTimes;
+  CHECK(with("rw").value().fs.access_times == AccessTimes::kRelative);
+  CHECK(with("noatime,strictatime").value().fs.access_times == AccessTimes::kAlways);
+  CHECK(with("strictatime,relatime").value().fs.access_times == AccessTimes::kRelative);
+  CHECK(with("nodiratime").value().fs.nodiratime);
+  CHECK_FALSE(with("nodiratime,diratime").value().fs.nodiratime);
 }
 
 TEST_CASE("daemon: a policy brings its time along, as the attribute of a file does") {

@@ -306,6 +306,31 @@ def test_helpers_of_mount(m):
     run(m.dir / "mkfs.pindax", "--force", m.pool)
 
 
+@options(mounted=False)
+def test_access_times(m):
+    """noatime, nodiratime, relatime and strictatime: who reads a file or a directory stamps it never, once, or each time"""
+    def stamps(options):
+        m.mount(options)
+        path = m.path / "d" / "f"
+        if not path.exists():
+            path.parent.mkdir()
+            path.write_bytes(b"x")
+        seen = []
+        for _ in range(2):
+            time.sleep(0.02)
+            before = path.stat().st_atime_ns, path.parent.stat().st_atime_ns
+            path.read_bytes()
+            os.listdir(path.parent)
+            after = path.stat().st_atime_ns, path.parent.stat().st_atime_ns
+            seen.append(tuple(a > b for a, b in zip(after, before)))
+        m.umount()
+        return seen
+    check_equal(stamps("attr_timeout=0,noatime"), [(False, False), (False, False)], "noatime")
+    check_equal(stamps("attr_timeout=0,nodiratime"), [(True, False), (False, False)], "relatime, nodiratime")
+    check_equal(stamps("attr_timeout=0"), [(False, True), (False, False)], "relatime")
+    check_equal(stamps("attr_timeout=0,strictatime"), [(True, True), (True, True)], "strictatime")
+
+
 def test_many_entries(m):
     """twenty thousand names in one directory: created, listed once each, deleted while listed"""
     d = m.path / "d"
