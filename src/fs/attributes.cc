@@ -45,9 +45,10 @@ Status check_times(const SetAttributes& set) {
 Status check_settable(const format::Inode& slot, u32 valid) {
   if ((slot.flags & format::kFlagImmutable) != 0) return Status(Errc::kPermission, "the file is immutable");
   constexpr u32 kOwnership = SetAttributes::kMode | SetAttributes::kUid | SetAttributes::kGid;
-  if ((slot.flags & format::kFlagAppend) != 0 && (valid & kOwnership) != 0) {
+  constexpr u32 kTimes = SetAttributes::kAtime | SetAttributes::kMtime;
+  const bool chosen = (valid & kTimes) != 0 && (valid & SetAttributes::kTouch) == 0;
+  if ((slot.flags & format::kFlagAppend) != 0 && ((valid & kOwnership) != 0 || chosen))
     return Status(Errc::kPermission, "the file is append-only");
-  }
   return {};
 }
 

@@ -63,8 +63,8 @@ struct Attributes {
 };
 
 struct SetAttributes {
-  enum : u32 { kMode = 1, kUid = 2, kGid = 4, kAtime = 8, kMtime = 16, kCtime = 32, kKillSuidgid = 64 };
-  u32 valid = 0;
+  enum : u32 { kMode = 1, kUid = 2, kGid = 4, kAtime = 8, kMtime = 16, kCtime = 32, kKillSuidgid = 64, kTouch = 128 };
+  u32 valid = 0;  // kTouch: atime and mtime are the present, and nobody chose them
   u32 mode = 0, uid = 0, gid = 0;
   FileTime atime, mtime, ctime;
 };

@@ -42,6 +42,8 @@ SetAttributes wanted(const struct stat& s, int valid) {
     set.valid |= SetAttributes::kMtime;
     set.mtime = (valid & FUSE_SET_ATTR_MTIME_NOW) != 0 ? now() : from_timespec(s.st_mtim);
   }
+  constexpr int kNow = FUSE_SET_ATTR_ATIME_NOW | FUSE_SET_ATTR_MTIME_NOW;
+  if ((valid & kNow) == kNow) set.valid |= SetAttributes::kTouch;
   if ((valid & FUSE_SET_ATTR_CTIME) != 0) {
     set.valid |= SetAttributes::kCtime;
     set.ctime = from_timespec(s.st_ctim);

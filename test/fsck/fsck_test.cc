@@ -505,7 +505,9 @@ TEST_CASE("fsck: bad blocks are neither leaked nor free, and the files that lost
   // Whatever was done, nobody gets the block.
   b.mount();
   if (b.fs->allocator().bad_count() == 3)
-    for (u32 ag = 0; ag < b.geometry.ag_count; ++ag)
-      for (const BlockRun& r : *b.fs->allocator().free_runs(ag)) CHECK(!(r.start <= free && free < r.end()));
+    for (u32 ag = 0; ag < b.geometry.ag_count; ++ag) {
+      const auto runs = b.fs->allocator().free_runs(ag).value();
+      for (const BlockRun& r : runs) CHECK(!(r.start <= free && free < r.end()));
+    }
   b.unmount();
 }

@@ -260,7 +260,15 @@ def test_flags_append_and_immutable(m):
         check_equal(error.errno, errno.EPERM)
     with open(path, "ab") as f:
         f.write(b"more")
+    os.utime(path)  # the present may be stamped, a chosen time not
+    try:
+        os.utime(path, (0, 0))
+        raise Failed("times of an append-only file were set")
+    except OSError as error:
+        check_equal(error.errno, errno.EPERM)
     run("chattr", "-a", path)
+    os.utime(path, (0, 0))
+    check_equal(path.stat().st_mtime, 0)
     run("chattr", "+i", path)
     try:
         os.unlink(path)
