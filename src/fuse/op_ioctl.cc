@@ -50,9 +50,17 @@ void get_flags(fuse_req_t req, Inode& inode, std::size_t room) {
   reply_struct(req, *flags, room);
 }
 
+// The kernel does not know that flags are attributes: it keeps the old ctime unless it is told.
+void change_flags(fuse_req_t req, Inode& inode, u32 flags) {
+  Context& context = context_of(req);
+  const Status status = context.fs.set_flags(inode, flags);
+  if (!status.ok()) return reply_status(req, status);
+  context.notifier.refresh(inode.ino, [req] { reply_done(req, Status()); });
+}
+
 void set_flags(fuse_req_t req, Inode& inode, u32 flags) {
   if ((flags & ~format::kKnownFlags) != 0) return reply_error(req, Errc::kNotSupported);
-  reply_done(req, context_of(req).fs.set_flags(inode, flags));
+  change_flags(req, inode, flags);
 }
 
 void get_fsxattr(fuse_req_t req, Inode& inode, std::size_t room) {
@@ -77,7 +85,7 @@ void set_fsxattr(fuse_req_t req, Inode& inode, const struct fsxattr& in) {
     flags = (in.fsx_xflags & p.xflag) != 0 ? flags | p.flag : flags & ~p.flag;
   }
   if ((in.fsx_xflags & ~known) != 0) return reply_error(req, Errc::kNotSupported);
-  reply_done(req, context.fs.set_flags(inode, flags));
+  change_flags(req, inode, flags);
 }
 
 void trim(fuse_req_t req, const struct fstrim_range& range, std::size_t room) {

@@ -266,7 +266,9 @@ def test_flags_append_and_immutable(m):
         raise Failed("times of an append-only file were set")
     except OSError as error:
         check_equal(error.errno, errno.EPERM)
+    before = path.stat().st_ctime_ns
     run("chattr", "-a", path)
+    check(path.stat().st_ctime_ns > before, "ctime after chattr")
     os.utime(path, (0, 0))
     check_equal(path.stat().st_mtime, 0)
     run("chattr", "+i", path)
