@@ -91,6 +91,7 @@ void set_fsxattr(fuse_req_t req, Inode& inode, const struct fsxattr& in) {
 void trim(fuse_req_t req, const struct fstrim_range& range, std::size_t room) {
   if (::fuse_req_ctx(req)->uid != 0) return reply_error(req, Errc::kPermission);
   Context& context = context_of(req);
+  if (context.fs.options().read_only) return reply_error(req, Errc::kReadOnly);
   const u64 pool = context.fs.store().geometry().pool_blocks;
   const u64 start = range.start >> kBlockShift;
   if (start >= pool || range.len < kBlockSize) return reply_error(req, Errc::kInvalid);

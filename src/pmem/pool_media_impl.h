@@ -46,7 +46,7 @@ class PoolMediaImpl final : public PoolMedia {
   Status drain() override;
   Status flush_ranges(std::span<const ByteRange> ranges) override;
   Status reserve(PoolOffset at, u64 length, u64 spare) override;
-  bool gives_back() const override { return identity_.sparse && identity_.kind != PoolKind::kDevdax; }
+  bool gives_back() const override { return identity_.sparse && !identity_.read_only && identity_.kind != PoolKind::kDevdax; }
   Status punch(PoolOffset at, u64 length) override;
   Status sync_all() override;
   bool failed() const override { return failed_.load(std::memory_order_acquire); }
