@@ -143,12 +143,9 @@ TEST_CASE("fs: while former clients live, what is freed waits in quarantine") {
 }
 
 TEST_CASE("fs: the commit timer writes lazy times by itself") {
-  TestFs fs;
+  TestFs fs({.background = true});
   fs.drop();
-  fs.mount([](MountOptions& o) {
-    o.background = true;
-    o.commit_interval = std::chrono::milliseconds(5);
-  });
+  fs.mount([](MountOptions& o) { o.commit_interval = std::chrono::milliseconds(5); });
   const auto f = fs.make(*fs.root(), "f");
   fs->note_modified(*f);
   const auto clean = [&] {
