@@ -24,6 +24,7 @@ FileSystemImpl::~FileSystemImpl() {
 Status FileSystemImpl::check_writable() const {
   if (options_.read_only) return Status(Errc::kReadOnly, "the file system is mounted read-only");
   if (unmounted_) return Status(Errc::kReadOnly, "the file system was unmounted");
+  if (shut_down_) return Status(Errc::kIo, "the file system was shut down: mount it again");
   return store_->health();
 }
 

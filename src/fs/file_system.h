@@ -112,6 +112,10 @@ class FileSystem {
   // Ends background work, writes lazy state, checkpoints, marks the pool clean.
   virtual Status unmount() = 0;
 
+  // Makes everything durable, then changes nothing any more: all changes fail with kIo, reads go on, and the pool is left as a crash
+  // would leave it, for the next mount to recover. For tests of recovery, and to stop writers at once.
+  virtual Status shut_down() = 0;
+
   virtual Media& media() = 0;
   virtual MetaStore& store() = 0;
   virtual Allocator& allocator() = 0;

@@ -72,6 +72,7 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
 
   // ---- FileSystem -------------------------------------------------------------------------------------------------
   Status unmount() override;
+  Status shut_down() override;
   Media& media() override { return media_; }
   MetaStore& store() override { return *store_; }
   Allocator& allocator() override { return *allocator_; }
@@ -352,6 +353,7 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   std::vector<std::pair<u32, u32>> lost_epochs_;  // sorted, disjoint
   std::atomic<Phase> phase_{Phase::kRunning};
   std::atomic<bool> unmounted_{false};
+  std::atomic<bool> shut_down_{false};
 
   // What earlier mounts left in quarantine, and the witness bytes that were held at mount.
   Mutex former_mutex_{LockRank::kLeaf};

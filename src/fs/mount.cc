@@ -229,11 +229,18 @@ Status FileSystemImpl::settle_file(InodeNo ino) {
 
 // ---- Unmount ----------------------------------------------------------------------------------------------------------
 
+Status FileSystemImpl::shut_down() {
+  const Status synced = options_.read_only ? Status() : sync_all();
+  shut_down_ = true;
+  media_.give_up();
+  return synced;
+}
+
 Status FileSystemImpl::unmount() {
   if (unmounted_) return {};
   stop_timer();
   end_tasks(Phase::kDraining);
-  if (options_.read_only) {
+  if (options_.read_only || shut_down_) {
     unmounted_ = true;
     return {};
   }

@@ -23,6 +23,10 @@ inline constexpr u64 kInitHandleKillprivV2 = u64{1}
 inline constexpr u64 kInitSetxattrExt = u64{1} << 29;  // 7.33: SETXATTR carries setxattr_flags
 inline constexpr u64 kInitDirectIoAllowMmap = u64{1} << 36;  // 7.39: shared mmap of FOPEN_DIRECT_IO files
 
+// include/uapi/linux/fs.h of Linux 6.18. The number says that the kernel hands a word out, although it takes one: so FUSE does not
+// bring it along.
+inline constexpr u32 kIocShutdown = 0x8004587d;  // FS_IOC_SHUTDOWN
+
 // OPEN reply flags.
 inline constexpr u32 kFopenDirectIo = 1u << 0;
 inline constexpr u32 kFopenKeepCache = 1u << 1;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// ioctls: chattr's flags, FITRIM, and Pindax's own (proto/mount_ioctl.h). The kernel copies the argument in
+// ioctls: chattr's flags, FITRIM, FS_IOC_SHUTDOWN, and Pindax's own (proto/mount_ioctl.h). The kernel copies the argument in
 // and out by the size in the command; it checks ownership and CAP_LINUX_IMMUTABLE for the flags
 // (vfs_fileattr_set).
 #include <linux/fs.h>
+#include <spdlog/spdlog.h>
 
 #include <cerrno>
 #include <cstring>
@@ -103,6 +104,13 @@ void trim(fuse_req_t req, const struct fstrim_range& range, std::size_t room) {
   reply_struct(req, out, room);
 }
 
+// Whoever shuts down with less than a flush gets more than he asked for: the kernel keeps the word that says which it is.
+void shut_down(fuse_req_t req) {
+  if (::fuse_req_ctx(req)->uid != 0) return reply_error(req, Errc::kPermission);
+  spdlog::warn("shut down by process {}: nothing can be changed until the next mount", ::fuse_req_ctx(req)->pid);
+  reply_done(req, context_of(req).fs.shut_down());
+}
+
 void token(fuse_req_t req, const Handle& handle, std::size_t room) {
   const u32 pid = process_of(static_cast<u32>(::fuse_req_ctx(req)->pid));
   if (pid == 0)
@@ -184,6 +192,8 @@ void ioctl(fuse_req_t req, fuse_ino_t, unsigned command, void*, fuse_file_info* 
     case FITRIM:
       if (const auto value = argument<struct fstrim_range>(in, in_size)) return trim(req, *value, room);
       break;
+    case abi::kIocShutdown:
+      return shut_down(req);
     case proto::kIocMountInfo:
       return reply_struct(req, context_of(req).service.mount_info(), room);
     case proto::kIocToken:
