@@ -12,6 +12,17 @@
 #include "fuse/context.h"
 #include "fuse/operations.h"
 
+// The thread sanitizer does not see that the kernel asks for a page again only after it has been told that the page was written: what
+// comes before a reply comes before every request that is read later.
+#if defined(__SANITIZE_THREAD__)
+#include <sanitizer/tsan_interface.h>
+#define PINDAX_REPLY_SENT(device) __tsan_release(device)
+#define PINDAX_REQUEST_READ(device) __tsan_acquire(device)
+#else
+#define PINDAX_REPLY_SENT(device) (void)(device)
+#define PINDAX_REQUEST_READ(device) (void)(device)
+#endif
+
 namespace pindax {
 namespace {
 
@@ -104,6 +115,7 @@ struct DeviceHooks {
     for (;;) {
       const ssize_t n = ::read(fd, buffer, size);
       if (n < static_cast<ssize_t>(sizeof(fuse_in_header))) return n;
+      PINDAX_REQUEST_READ(&context.device);
       std::size_t length = static_cast<std::size_t>(n);
       bool answered = false;
       {
@@ -131,6 +143,7 @@ struct DeviceHooks {
       }
       device.requested_ = out->flags | u64{out->flags2} << 32;
     }
+    PINDAX_REPLY_SENT(&device);
     const ssize_t n = ::writev(fd, vector, count);
     if (is_init && n >= 0 && device.ready_) {
       device.ready_();
