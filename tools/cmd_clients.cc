@@ -9,6 +9,12 @@
 namespace pindax::tools {
 namespace {
 
+// How its loads and stores get at the file's blocks.
+std::string data_text(const Json& row) {
+  if (!row.value("direct", false)) return "mount";
+  return row.value("faults", "") == "signals" ? "direct, signals" : "direct";
+}
+
 std::string print(const Json& rows) {
   Table table({{"SESSION", true}, {"PID", true}, {"UID", true, false, 2}, {"COMMAND", false, true}, {"DATA", false, false, 1},
                {"MAPPINGS", true}, {"MAPPED", true}, {"PINS", true}, {"STUCK", true}, {"RECALLS", true}, {"AGE", true, false, 3}});
@@ -19,7 +25,7 @@ std::string print(const Json& rows) {
       continue;
     }
     table.add({text_field(row, "session"), text_field(row, "pid"), text_field(row, "uid"), text_field(row, "command"),
-               row.value("direct", false) ? "direct" : "mount", text_field(row, "mappings"),
+               data_text(row), text_field(row, "mappings"),
                size_text(number_field(row, "mapped_bytes")), text_field(row, "pins"), text_field(row, "stuck_pins"), text_field(row, "recalls_pending"),
                age_text(number_field(row, "age_ms"))});
   }

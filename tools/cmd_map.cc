@@ -33,18 +33,19 @@ void hex_dump(const unsigned char* bytes, u64 length, u64 offset) {
   }
 }
 
-void print_info(const Options& o, const struct pindax_mapping_info& info) {
+void print_info(const Options& o, const struct pindax_mapping_info& info, const std::string& why_signals) {
   if (o.json) {
     fmt::print("{{\"inode\": {}, \"offset_bytes\": {}, \"length_bytes\": {}, \"direct\": {}, \"extents\": {}, \"mapped_bytes\": {}, "
-               "\"huge_bytes\": {}, \"pmd_mapped_bytes\": {}, \"file_size_bytes\": {}}}\n",
+               "\"huge_bytes\": {}, \"pmd_mapped_bytes\": {}, \"file_size_bytes\": {}, \"faults\": \"{}\"}}\n",
                info.inode, o.offset, o.length, info.direct != 0, info.extents, info.mapped_bytes, info.huge_bytes,
-               info.pmd_mapped_bytes, info.file_size);
+               info.pmd_mapped_bytes, info.file_size, info.direct == 0 ? "mount" : why_signals.empty() ? "userfaultfd" : "signals");
     return;
   }
   fmt::print("{} {}: {}, {} mapped in {} pieces, {} of it 2 MiB aligned, {} by 2 MiB pages just now\n", escape(o.file), range_text(o.offset, o.length),
              info.direct != 0 ? "direct" : "through the mount", size_text(info.mapped_bytes), info.extents, size_text(info.huge_bytes),
              size_text(info.pmd_mapped_bytes));
   if (info.direct == 0 && info.why_indirect != nullptr) fmt::print("not direct: {}\n", info.why_indirect);
+  if (!why_signals.empty()) fmt::print("faults come as signals, and system calls on memory that was not touched yet fail with EFAULT: {}\n", why_signals);
 }
 
 int run(Options& o) {
@@ -74,7 +75,9 @@ int run(Options& o) {
     struct pindax_mapping_info info{};
     info.size = sizeof(info);
     if (const int error = pindax_mapping_info(*mapping, &info); error != 0) return fail("map", library_status(error));
-    print_info(o, info);
+    const char* why = "";
+    const bool direct = pindax_is_direct(session->client(), &why) != 0;
+    print_info(o, info, direct ? why : "");
   }
   std::fflush(stdout);
   if (o.hold_ms != 0) ::usleep(static_cast<useconds_t>(o.hold_ms * 1000));

@@ -108,6 +108,7 @@ Status Session::handle_attach_pool(Packet& p) {
     if (kind.kind != DescriptorKind::kUserfaultfd) return Status(Errc::kProtocol, "the userfaultfd is something else");
     userfaultfd_ = std::move(uffd);
   }
+  faults_by_signals_ = attach.has_userfaultfd == 0;
   std::string reason;
   if (context_.options.pool == nullptr) {
     reason = "the daemon's pool is in its own memory";

@@ -192,6 +192,7 @@ Result<Json> list_clients(const Request& r) {
     const Sums& sum = sums[who.session];
     Json row = client_row(who);
     row["direct"] = s.direct;
+    row["faults"] = !s.direct ? "mount" : s.faults_by_signals ? "signals" : "userfaultfd";
     row["mappings"] = sum.mappings;
     row["mapped_bytes"] = sum.mapped_bytes;
     row["pins"] = sum.pins;

@@ -333,6 +333,7 @@ void Session::sweep() {
 Session::Summary Session::summary() const {
   Summary s;
   s.direct = direct_.load();
+  s.faults_by_signals = faults_by_signals_.load();
   s.attached = attached_.load();
   s.age_ms = static_cast<u64>(
       std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - since_).count());

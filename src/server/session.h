@@ -98,6 +98,7 @@ class Session final : public ClientPort, public std::enable_shared_from_this<Ses
   // For listings; any thread.
   struct Summary {
     bool direct = false;
+    bool faults_by_signals = false;  // no userfaultfd: recalled, never revoked; its system calls on untouched memory fail
     bool attached = false;
     u64 age_ms = 0;
     i64 witness = -1;
@@ -225,6 +226,7 @@ class Session final : public ClientPort, public std::enable_shared_from_this<Ses
   SharedArea slots_;
   UniqueFd doorbell_;
   UniqueFd userfaultfd_;
+  std::atomic<bool> faults_by_signals_{false};  // it has none
   bool control_only_ = false;
   bool in_layout_ = false;
   bool buried_ = false;

@@ -74,6 +74,7 @@ class Machine:
         self.initrd = build_initrd(parts, self.dir)
         self.environment = {**os.environ, "LD_LIBRARY_PATH": ":".join(parts["libraries"])}
         self.children = []
+        self.runs = 0
 
     def arguments(self, socket, job):
         count = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-smp", "1"]
@@ -105,8 +106,8 @@ class Machine:
     def run(self, job, on_line):
         """Boots and runs a shell command; returns its exit code, or None if `on_line(text)`, called with each line of the console, answered
         "crash": then the machine was stopped without warning."""
-        socket = self.dir / "files.sock"
-        socket.unlink(missing_ok=True)
+        self.runs += 1
+        socket = self.dir / f"files{self.runs}.sock"  # its name is also that of a lock, which what was killed may hold for a moment
         log = open(self.dir / "virtiofsd.log", "a")
         files = self.start([self.parts["virtiofsd"], f"--socket-path={socket}", "-o", "source=/,cache=always,sandbox=chroot,xattr",
                             "--thread-pool-size=2"], stdout=log, stderr=log)

@@ -286,6 +286,11 @@ test_shared_userfaultfd.mount = {"options": "allow_other,share_userfaultfd"}
 
 def test_without_userfaultfd(m):
     """without a userfaultfd faults come as signals: loads, stores, holes, the end, punches as ever; system calls on untouched memory EFAULT"""
+    m.file("shown", 4096, fill=1)
+    for env, faults in (({}, "userfaultfd"), ({"PINDAX_FAULTS": "signals"}, "signals")):
+        told = run(PINDAX, "map", m.path / "shown", env={**os.environ, **env}).stdout
+        check_equal("EFAULT" in told, faults == "signals", told)
+        check_equal(json.loads(run(PINDAX, "map", m.path / "shown", "--json", env={**os.environ, **env}).stdout)["faults"], faults, "map --json")
     path = m.file("f", 1 * MiB, fill=5)
     os.chmod(path, 0o666)
     os.chmod(m.pool, 0o666)
