@@ -10,12 +10,6 @@ namespace pindax::fsck_detail {
 using tree_node::ConstNode;
 using tree_node::Expected;
 
-bool Plan::empty() const {
-  return reseal.empty() && shares.empty() && clear.empty() && trees.empty() && erase_items.empty() && drop_extents.empty() &&
-         clone_extents.empty() && entries.empty() && slots.empty() && attach.empty() && !new_root && !rebuild_orphans &&
-         !rewrite_state && bad_headers.empty();
-}
-
 u64 name_term(u64 dir, u64 key) {
   u64 x = dir * 0x9e37'79b9'7f4a'7c15 + key;
   x = (x ^ x >> 32) * 0xd6e8'feb8'6659'fd93;

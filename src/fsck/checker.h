@@ -82,7 +82,6 @@ struct Plan {
   bool rewrite_state = false;
   std::set<u32> bad_headers;
   std::set<u32> shares;  // groups whose share counts are to be written anew
-  bool empty() const;
 };
 
 class Checker {

@@ -51,13 +51,4 @@ void NodeTable::clear() {
   }
 }
 
-std::size_t NodeTable::size() const {
-  std::size_t n = 0;
-  for (const Shard& s : shards_) {
-    MutexLock lock(s.mutex);
-    n += s.nodes.size();
-  }
-  return n;
-}
-
 }  // namespace pindax

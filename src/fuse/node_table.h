@@ -37,7 +37,6 @@ class NodeTable {
   void forget(NodeId node, u64 lookups);
   // The connection has ended: as if everything were forgotten.
   void clear();
-  std::size_t size() const;
 
  private:
   static constexpr std::size_t kShards = 64;

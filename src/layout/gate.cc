@@ -51,10 +51,6 @@ void GateWriter::set_slow(u32 reasons) {
   if (gate_ != nullptr) gate_->slow.store(reasons, std::memory_order_release);
 }
 
-bool GateWriter::closed(ByteRange range) const {
-  return std::any_of(closings_.begin(), closings_.end(), [&](const Closing& c) { return c.range.overlaps(range); });
-}
-
 // The order of proto/shared.h: changing; release fence; list and generation; final word; full fence. The
 // sequence goes on from the word in memory, which the daemon alone writes, so that a mapping that takes an id over
 // never repeats a word that a thread of the client may have read through the mapping before it.

@@ -54,7 +54,6 @@ class GateWriter {
   void set_slow(u32 reasons);  // proto::kGateShared | proto::kGateLost
 
   u64 generation() const { return generation_; }
-  bool closed(ByteRange range) const;
 
  private:
   struct Closing {

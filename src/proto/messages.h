@@ -202,7 +202,7 @@ struct TruncateBody {
 };
 struct CloneBody {
   FileRef source, destination;
-  u64 source_offset, destination_offset, length;  // length 0: to the source's end
+  u64 source_offset, destination_offset, length;  // length 0: to the source's end; a dedupe of 0 bytes is one of nothing
   u32 flags;   // kClone…
   u32 thread;  // as OpenBody::thread
 };

@@ -125,11 +125,6 @@ void Server::set_shutdown(std::function<void()> callback) {
   shutdown_ = std::move(callback);
 }
 
-std::size_t Server::session_count() {
-  MutexLock lock(mutex_);
-  return sessions_.size();
-}
-
 // ---- The loop ----
 
 void Server::run() {

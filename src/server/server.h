@@ -39,7 +39,6 @@ class Server {
   const ServerOptions& options() const { return context_.options; }
   // Called once when a tool asks the daemon to end; any thread. Set before the first client can ask.
   void set_shutdown(std::function<void()> callback) EXCLUDES(mutex_);
-  std::size_t session_count() EXCLUDES(mutex_);
   // Outlives the server's last request; null: no mount.
   void set_kernel_view(KernelView* view) { context_.kernel_view.store(view); }
 

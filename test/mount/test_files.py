@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What ordinary tools see through the mount."""
 import errno
+import fcntl
 import mmap
 import os
 import stat
+import struct
 import subprocess
 import sys
 
@@ -289,7 +291,6 @@ def test_direct_io_and_locks(m):
     check_equal(os.pwritev(fd, [buffer], 8192), 4096)
     os.close(fd)
     check_equal(path.read_bytes()[8192:12288], b"D" * 4096)
-    import fcntl
     f = open(path, "r+b")
     fcntl.flock(f, fcntl.LOCK_EX)
     done = run(sys.executable, "-c", f"import fcntl;f=open('{path}');fcntl.flock(f,fcntl.LOCK_EX|fcntl.LOCK_NB)", ok=None)
@@ -339,6 +340,46 @@ def test_access_times(m):
     check_equal(stamps("attr_timeout=0,nodiratime"), [(True, False), (False, False)], "relatime, nodiratime")
     check_equal(stamps("attr_timeout=0"), [(False, True), (False, False)], "relatime")
     check_equal(stamps("attr_timeout=0,strictatime"), [(True, True), (True, True)], "strictatime")
+
+
+def test_seldom_asked(m):
+    """calls that few programs make: mkfifo, mknod, O_TMPFILE that gets a name, birth time, fsync of a directory, FS_IOC_FSSETXATTR, clone and dedupe by ioctl"""
+    os.mkfifo(m.path / "pipe", 0o640)
+    check(stat.S_ISFIFO((m.path / "pipe").stat().st_mode), "a pipe")
+    if os.geteuid() == 0:
+        os.mknod(m.path / "null", stat.S_IFCHR | 0o600, os.makedev(1, 3))
+        check_equal((m.path / "null").stat().st_rdev, os.makedev(1, 3), "device number")
+    fd = os.open(m.path, os.O_TMPFILE | os.O_RDWR, 0o600)
+    os.write(fd, b"nameless")
+    os.link(f"/proc/self/fd/{fd}", m.path / "named", src_dir_fd=fd, follow_symlinks=True)  # by linkat
+    os.close(fd)
+    check_equal((m.path / "named").read_bytes(), b"nameless", "contents")
+    born = run("stat", "-c", "%W", m.path / "named").stdout.strip()
+    check(abs(int(born) - time.time()) < 100, f"birth time {born}")
+    fd = os.open(m.path, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+    fd = os.open(m.path / "named", os.O_RDWR)
+    fcntl.ioctl(fd, 0x401C5820, struct.pack("=IIIII8x", 0x80, 0, 0, 0, 0))  # FS_IOC_FSSETXATTR, nodump
+    check_equal(struct.unpack_from("=I", fcntl.ioctl(fd, 0x801C581F, bytes(28)))[0], 0x80, "flags by FS_IOC_FSGETXATTR")
+    os.close(fd)
+    source, target = m.file("source", 8 * 4096, fill=7), m.file("target", 8 * 4096, fill=7)
+    clone = lambda data, flags: fcntl.ioctl(data, 0xC0385043, struct.pack("=16sQQQIIQ", token(source), 0, 0, 8 * 4096, flags, 0, 0))
+    def token(path):
+        with open(path, "rb") as f:
+            return fcntl.ioctl(f.fileno(), 0x80205041, bytes(32))[:16]
+    data = os.open(target, os.O_RDWR)
+    check_equal(struct.unpack_from("=Q", clone(data, 1), 48)[0], 8 * 4096, "bytes deduplicated")
+    check_equal(pool_blocks(source), pool_blocks(target), "blocks after dedupe")
+    os.pwrite(data, b"other", 4096)
+    check_equal(struct.unpack_from("=Q", clone(data, 0), 48)[0], 8 * 4096, "bytes cloned")
+    check_equal(target.read_bytes(), source.read_bytes(), "contents of the clone")
+    try:
+        fcntl.ioctl(data, 0xC0385043, struct.pack("=16sQQQIIQ", bytes(16), 0, 0, 0, 0, 0, 0))
+        raise Failed("a clone with a token of nobody")
+    except OSError as error:
+        check_equal(error.errno, errno.EACCES)
+    os.close(data)
 
 
 def test_many_entries(m):
