@@ -82,9 +82,7 @@ Status AllocatorImpl::load(Group& g) {
   take_bad_out(g);
   if (quarantine_all_) {
     // A former client may still see what was free when it lost its daemon: nothing of it is handed out unpunched.
-    for (const auto& e : g.space.by_place())
-      resting_.add({{BlockNo(e.start), e.length}, Lsn(0), true, true}, store_.durable_lsn());
-    g.space.clear();
+    rest_free_space(g, whole(g.ag), 1, true);
   }
   g.free = g.space.total();
   return {};

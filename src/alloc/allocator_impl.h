@@ -112,7 +112,8 @@ class AllocatorImpl final : public Allocator {
   // ---- Space of the host (host_space.cc) ----
   bool punch_some_group();  // starts to; false: no group has anything to give back
   BlockRun whole(u32 ag) const { return {BlockNo(geometry_.ag_start(ag)), geometry_.ag_length(ag)}; }
-  u64 rest_free_space(Group& g, BlockRun range, u64 minimum);  // blocks
+  // Free extents of at least `minimum` blocks inside the range rest until they are punched. How many blocks those have.
+  u64 rest_free_space(Group& g, BlockRun range, u64 minimum, bool former) REQUIRES(g.mutex);
 
   // ---- Inode slots (inode_slots.cc) ----
   Status load_inodes(Group& g) REQUIRES(g.mutex);

@@ -23,14 +23,13 @@ bool AllocatorImpl::punch_some_group() {
   for (u32 ag = 0; ag < geometry_.ag_count; ++ag) {
     Group& g = group(ag);
     if (!g.holds_host_space.exchange(false)) continue;
-    if (rest_free_space(g, whole(ag), 1) != 0) return true;
+    MutexLock lock(g.mutex);
+    if (load(g).ok() && rest_free_space(g, whole(ag), 1, false) != 0) return true;
   }
   return false;
 }
 
-u64 AllocatorImpl::rest_free_space(Group& g, BlockRun range, u64 minimum) {
-  MutexLock lock(g.mutex);
-  if (!load(g).ok()) return 0;
+u64 AllocatorImpl::rest_free_space(Group& g, BlockRun range, u64 minimum, bool former) {
   std::vector<Span> taken;
   u64 blocks = 0;
   for (auto it = g.space.from_place(range.start.value); it != g.space.by_place().end() && it->start < range.end().value; ++it) {
@@ -41,7 +40,7 @@ u64 AllocatorImpl::rest_free_space(Group& g, BlockRun range, u64 minimum) {
   }
   for (const Span& s : taken) {
     g.space.take(s);
-    resting_.add({{BlockNo(s.start), s.length}, Lsn(0), true}, store_.durable_lsn());
+    resting_.add({{BlockNo(s.start), s.length}, Lsn(0), true, former}, store_.durable_lsn());
   }
   g.free = g.space.total();
   return blocks;
@@ -53,9 +52,12 @@ Result<u64> AllocatorImpl::trim(BlockRun range, u64 minimum) {
   u64 blocks = 0;
   for (u32 ag = geometry_.ag_of(range.start); ag < geometry_.ag_count && whole(ag).start < range.end(); ++ag) {
     Group& g = group(ag);
-    if (!g.holds_host_space.exchange(false)) continue;
-    if (minimum > 1 || range.start > whole(ag).start || range.end() < whole(ag).end()) g.holds_host_space = true;  // a part stays
-    blocks += rest_free_space(g, range, std::max<u64>(minimum, 1));
+    const bool all = minimum <= 1 && range.start <= whole(ag).start && range.end() >= whole(ag).end();
+    if (!(all ? g.holds_host_space.exchange(false) : g.holds_host_space.load())) continue;
+    {
+      MutexLock lock(g.mutex);
+      if (load(g).ok()) blocks += rest_free_space(g, range, std::max<u64>(minimum, 1), false);
+    }
     PINDAX_TRY(reclaim());
   }
   return blocks;

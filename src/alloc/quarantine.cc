@@ -158,10 +158,7 @@ void AllocatorImpl::set_quarantine_all(bool on) {
     if (g == nullptr) continue;
     MutexLock lock(g->mutex);
     if (!g->loaded) continue;
-    for (const auto& e : g->space.by_place())
-      resting_.add({{BlockNo(e.start), e.length}, Lsn(0), true, true}, store_.durable_lsn());
-    g->space.clear();
-    g->free = 0;
+    rest_free_space(*g, whole(g->ag), 1, true);
   }
 }
 

@@ -280,6 +280,8 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   void break_orphan(InodeRef inode);
   void clean_up_later(InodeRef inode, bool was_mapped);
   void clean_up(const InodeRef& inode, bool was_mapped);
+  // Steps of one task, each of which says whether something remains. True: something does.
+  bool some_steps(const std::function<Result<bool>()>& step);
   Status clean_up_all(Inode& inode, const ChangeGrant& grant);  // many transactions
   Result<bool> clean_up_step(Inode& inode, const ChangeGrant& grant);
   Result<bool> finish_pending_step(Inode& inode, const ChangeGrant& grant);

@@ -182,12 +182,16 @@ void FileSystemImpl::clean_up_later(InodeRef inode, bool was_mapped) {
 void FileSystemImpl::clean_up(const InodeRef& inode, bool was_mapped) {
   ChangeGrant grant;
   grant.was_mapped = was_mapped;
-  for (unsigned step = 0; step < kStepsPerTask; ++step) {
-    if (phase_.load() == Phase::kStopped || !check_writable().ok()) return;
-    auto more = clean_up_step(*inode, grant);
-    if (!more.ok() || !*more) return;
+  if (some_steps([&] { return clean_up_step(*inode, grant); })) clean_up_later(inode, was_mapped);
+}
+
+bool FileSystemImpl::some_steps(const std::function<Result<bool>()>& step) {
+  for (unsigned done = 0; done < kStepsPerTask; ++done) {
+    if (phase_.load() == Phase::kStopped || !check_writable().ok()) return false;
+    auto more = step();
+    if (!more.ok() || !*more) return false;
   }
-  clean_up_later(inode, was_mapped);
+  return true;
 }
 
 Status FileSystemImpl::clean_up_all(Inode& inode, const ChangeGrant& grant) {
@@ -260,12 +264,7 @@ void FileSystemImpl::finish_pending_later(InodeRef inode, bool was_mapped) {
   post([this, inode = std::move(inode), was_mapped] {
     ChangeGrant grant;
     grant.was_mapped = was_mapped;
-    for (unsigned step = 0; step < kStepsPerTask; ++step) {
-      if (phase_.load() == Phase::kStopped || !check_writable().ok()) return;
-      auto more = finish_pending_step(*inode, grant);
-      if (!more.ok() || !*more) return;
-    }
-    finish_pending_later(inode, was_mapped);
+    if (some_steps([&] { return finish_pending_step(*inode, grant); })) finish_pending_later(inode, was_mapped);
   });
 }
 

@@ -90,6 +90,9 @@ GrantPiece piece_of(const Translation& t, bool writable_mapping, bool copies) {
   return piece;
 }
 
+// Whoever touches it gets an error.
+bool refused(const GrantPiece& piece) { return piece.kind == GrantPiece::Kind::kBeyondEnd || piece.kind == GrantPiece::Kind::kBad; }
+
 }  // namespace
 
 Result<bool> Session::grant_existing(MappingEntry& entry, ByteRange range, bool write, const SharedHold& hold,
@@ -103,14 +106,13 @@ Result<bool> Session::grant_existing(MappingEntry& entry, ByteRange range, bool 
     GrantPiece piece = piece_of(t, entry.writable, static_cast<bool>(userfaultfd_));
     piece.range = intersect(piece.range, range);
     if (piece.kind == GrantPiece::Kind::kBlocks) piece.pool_offset += piece.range.begin - t.file_offset;
-    const bool refused = piece.kind == GrantPiece::Kind::kBeyondEnd || piece.kind == GrantPiece::Kind::kBad;
-    if (first && write && !refused && !piece.writable) return false;
+    if (first && write && !refused(piece) && !piece.writable) return false;
     if (piece.kind == GrantPiece::Kind::kHole) {
       // Zeros cost the client memory: only near the block that was asked for.
       const u64 limit = range.begin + kMaxHoleGrantBytes;
       if (piece.range.begin >= limit || (write && !first)) continue;
       piece.range.end = std::min(piece.range.end, limit);
-    } else if (refused) {
+    } else if (refused(piece)) {
       if (!first) continue;
       piece.range.end = range.begin + kBlockSize;
     }
@@ -175,8 +177,7 @@ void Session::grant_made(MappingEntry& entry, const std::vector<Translation>& ma
     const ByteRange whole = piece.range;
     piece.range = intersect(whole, range);
     if (piece.range.empty()) continue;
-    const bool refused = piece.kind == GrantPiece::Kind::kBeyondEnd || piece.kind == GrantPiece::Kind::kBad;
-    if (refused && piece.range.begin > range.begin) continue;  // whoever touches it is told
+    if (refused(piece) && piece.range.begin > range.begin) continue;  // whoever touches it is told
     piece.pool_offset += piece.range.begin - whole.begin;
     pieces.push_back(piece);
   }

@@ -191,7 +191,7 @@ def test_bad_free_block_is_never_given_out(m):
         check_equal(errno.errorcode[e.errno], "ENOSPC", "full")
     os.close(fd)
     taken = set()
-    for e in json.loads(run(PINDAX, "layout", m.path / "all", "--json").stdout)["extents"]:
+    for e in layout(m.path / "all")["extents"]:
         taken.update(range(e["block"], e["block"] + e["length_blocks"]))
     check_equal(taken & set(bad), set(), "bad blocks given out")
     size = os.stat(m.path / "all").st_size

@@ -293,7 +293,7 @@ def fragmented(m, name, size):
 
 
 def extents_of(path):
-    return json.loads(run(PINDAX, "layout", path, "--json").stdout)["extents"]
+    return layout(path)["extents"]
 
 
 def test_defrag(m):

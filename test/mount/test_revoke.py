@@ -252,7 +252,7 @@ def test_cap_of_kernel_mappings(m):
         for i in range(count // 2):
             fa.write(i.to_bytes(4, "little") + bytes(4092))
             fb.write(bytes(4096))
-    extents = len(json.loads(run(PINDAX, "layout", a, "--json").stdout)["extents"])
+    extents = len(layout(a)["extents"])
     clients = opened(m, "a", count // 2 * 4096)
     second = opened(m, "b", count // 2 * 4096, client=clients)
     def pieces():
