@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // Blocks that several extents own (reflink). The allocator counts owners (alloc/shares.cc); an extent's flag
-// says "may have other owners: ask". Here is what the data half needs to know about them; clone.cc makes them.
+// says "may have other owners: ask". Here is what the data half needs to know about them; clone.h makes them.
 //
 // Invariants
 //  1. A block with two owners or more lies under flagged extents only. The flag outlives sharing: whoever is

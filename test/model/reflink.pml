@@ -2,7 +2,7 @@
  *
  * Two files that share a block, and everything that shares it further, stores, or lets go of it, at once.
  *
- * Stands for  fs/clone.cc (mark, share), fs/share.cc (unshare_range, RunReleaser), fs/truncate.cc, alloc/shares.cc
+ * Stands for  fs/clone_mark.cc, fs/clone_share.cc, fs/share.cc (unshare_range, RunReleaser), fs/truncate.cc, alloc/shares.cc
  * Rules       T1, T2, T3, and of P4 that nobody stores into a shared block; races R28, R29
  * Modelled    files 0 and 1 share block 0. At the same time: a store into file 0, truncates of both files, a clone of 0 onto 1 and one of
  *             1 onto 0. Each file has a range lock (one range here), held over breaks, and an inode mutex, held over transactions. A
