@@ -34,6 +34,14 @@ Result<u64> number_argument(const Request& r, const char* key) {
   return Status(Errc::kInvalid, std::string("the request needs a number \"") + key + "\"");
 }
 
+void in_steps(Executor& executor, std::function<Result<bool>()> step, std::function<void(const Status&)> done) {
+  const Result<bool> more = step();
+  if (!more.ok() || !*more) return done(more.status());
+  executor.post([&executor, step = std::move(step), done = std::move(done)]() mutable {
+    in_steps(executor, std::move(step), std::move(done));
+  });
+}
+
 namespace {
 
 Result<Json> stop_daemon(const Request& r) {
@@ -149,13 +157,18 @@ std::shared_ptr<Change> defragment_file(const control::Request& r, std::function
                                  });
 }
 
-// {"op":"block", "block":N}: who has a block. In steps through the executor's queue: it may be a look through every inode.
-void find_block(std::shared_ptr<FileSystem::OwnerScan> scan, ServerContext& context,
-                std::function<void(Result<control::Json>)> answer) {
-  const auto more = context.fs.find_owners(*scan);
-  if (!more.ok()) return answer(more.status());
-  if (!*more) return answer(control::describe_block(context, *scan));
-  context.fs.executor().post([scan, &context, answer = std::move(answer)] { find_block(scan, context, answer); });
+// {"op":"block", "block":N}: who has a block. It may be a look through every inode.
+void find_block(const control::Request& r, std::function<void(Result<control::Json>)> answer) {
+  const auto block = control::number_argument(r, "block");
+  if (!block.ok()) return answer(block.status());
+  if (!r.sees_all) return answer(Status(Errc::kPermission, "only root and the mount's owner may ask who has a block"));
+  auto scan = std::make_shared<FileSystem::OwnerScan>();
+  scan->run = {BlockNo(*block), 1};
+  control::in_steps(
+      r.context.fs.executor(), [&context = r.context, scan] { return context.fs.find_owners(*scan); },
+      [&context = r.context, scan, answer = std::move(answer)](const Status& found) {
+        found.ok() ? answer(control::describe_block(context, *scan)) : answer(found);
+      });
 }
 
 }  // namespace
@@ -199,14 +212,7 @@ Status Session::handle_control(Packet& p) {
     }
     if (op == "recall") return recall_file(r, answer);
     if (op == "defragment") return self->set_pending_change(request, defragment_file(r, answer));
-    if (op == "block") {
-      auto block = control::number_argument(r, "block");
-      if (!block.ok()) return answer(block.status());
-      if (!r.sees_all) return answer(Status(Errc::kPermission, "only root and the mount's owner may ask who has a block"));
-      auto scan = std::make_shared<FileSystem::OwnerScan>();
-      scan->run = {BlockNo(*block), 1};
-      return find_block(scan, self->context_, answer);
-    }
+    if (op == "block") return find_block(r, answer);
     for (const auto& entry : control::kOperations)
       if (op == entry.name) {
         Result<Json> result = entry.run(r);

@@ -29,6 +29,10 @@ Result<std::string> text_argument(const Request& r, const char* key);
 Result<u64> number_argument(const Request& r, const char* key);
 std::optional<u64> optional_number(const Request& r, const char* key);
 
+// A look through many inodes, a task of the executor's for each step: others get on in between. `step` says whether there is more;
+// `done` comes after the last one, or the first that fails.
+void in_steps(Executor& executor, std::function<Result<bool>()> step, std::function<void(const Status&)> done);
+
 // control_listings.cc
 Result<Json> list_pins(const Request& r);
 Result<Json> list_clients(const Request& r);

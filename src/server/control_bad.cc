@@ -14,14 +14,6 @@ namespace {
 
 constexpr u64 kScrubBlocks = (u64{32} << 20) >> kBlockShift;  // of one request
 
-using Damage = std::shared_ptr<FileSystem::DamageScan>;
-
-void look(Damage scan, ServerContext& context, std::function<void(const Status&)> found) {
-  const auto more = context.fs.find_damaged(*scan);
-  if (!more.ok() || !*more) return found(more.status());
-  context.fs.executor().post([scan, &context, found = std::move(found)] { look(scan, context, found); });
-}
-
 Json file_rows(ServerContext& context, const FileSystem::DamageScan& scan) {
   Json rows = Json::array();
   for (const auto& owner : scan.owners) {
@@ -61,11 +53,13 @@ void show_damage(const Request& r, Json row, std::function<void(Result<Json>)> d
   if (!r.sees_all) return done(std::move(row));  // names are the owner's
   auto scan = std::make_shared<FileSystem::DamageScan>();
   auto answer = std::make_shared<Json>(std::move(row));
-  look(scan, r.context, [scan, answer, &context = r.context, done = std::move(done)](const Status& found) {
-    if (!found.ok()) return done(found);
-    add_damage(*answer, context, *scan);
-    done(std::move(*answer));
-  });
+  in_steps(
+      r.context.fs.executor(), [&context = r.context, scan] { return context.fs.find_damaged(*scan); },
+      [scan, answer, &context = r.context, done = std::move(done)](const Status& found) {
+        if (!found.ok()) return done(found);
+        add_damage(*answer, context, *scan);
+        done(std::move(*answer));
+      });
 }
 
 Result<Json> scrub_some(const Request& r) {
