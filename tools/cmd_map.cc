@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <cstring>
 
 #include "common/command.h"
 #include "common/session.h"

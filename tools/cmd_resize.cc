@@ -3,7 +3,6 @@
 // pindax resize POOL: makes an unmounted pool larger.
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>

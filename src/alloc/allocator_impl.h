@@ -16,7 +16,6 @@
 
 #include <atomic>
 #include <map>
-#include <memory>
 #include <unordered_set>
 #include <vector>
 

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // mkfs: AG headers, bitmaps and the StateRecord of an empty pool. Every bitmap block is written: all are checksummed.
-#include <algorithm>
 #include <array>
-#include <cstring>
 
 #include "alloc/allocator.h"
 #include "alloc/format_group.h"

@@ -3,7 +3,6 @@
 // Descriptors, and the calls that change a file's layout.
 #include <fcntl.h>
 #include <sys/ioctl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -98,6 +97,23 @@ int take_options(const struct pindax_change_options* opt, Body& body) {
   return 0;
 }
 
+int share(pindax_client& c, int src_fd, u64 src, int dst_fd, u64 dst, u64 length, u32 flags, u64* bytes) {
+  proto::CloneBody body{};
+  if (const int error = c.file_ref(src_fd, body.source); error != 0) return error;
+  if (const int error = c.file_ref(dst_fd, body.destination); error != 0) return error;
+  body.source_offset = src;
+  body.destination_offset = dst;
+  body.length = length;
+  body.flags = flags;
+  body.thread = static_cast<u32>(::gettid());
+  Reply reply;
+  const int error = c.call(proto::Type::kClone, body, reply);
+  proto::CloneReply answer{};
+  if (error == 0) std::memcpy(&answer, reply.bytes.data(), std::min(reply.length, sizeof(answer)));
+  if (bytes != nullptr) *bytes = answer.bytes;
+  return error;
+}
+
 }  // namespace
 
 extern "C" {
@@ -165,34 +181,13 @@ PINDAX_API int pindax_truncate_ext(struct pindax_client* c, int fd, uint64_t siz
   return c->call(proto::Type::kTruncate, body, reply);
 }
 
-namespace {
-
-int clone(pindax_client& c, int src_fd, u64 src, int dst_fd, u64 dst, u64 length, u32 flags, u64* bytes) {
-  proto::CloneBody body{};
-  if (const int error = c.file_ref(src_fd, body.source); error != 0) return error;
-  if (const int error = c.file_ref(dst_fd, body.destination); error != 0) return error;
-  body.source_offset = src;
-  body.destination_offset = dst;
-  body.length = length;
-  body.flags = flags;
-  body.thread = static_cast<u32>(::gettid());
-  Reply reply;
-  const int error = c.call(proto::Type::kClone, body, reply);
-  proto::CloneReply answer{};
-  if (error == 0) std::memcpy(&answer, reply.bytes.data(), std::min(reply.length, sizeof(answer)));
-  if (bytes != nullptr) *bytes = answer.bytes;
-  return error;
-}
-
-}  // namespace
-
 PINDAX_API int pindax_clone_range(struct pindax_client* c, int src_fd, uint64_t src, int dst_fd, uint64_t dst, uint64_t length) {
-  return clone(*c, src_fd, src, dst_fd, dst, length, 0, nullptr);
+  return share(*c, src_fd, src, dst_fd, dst, length, 0, nullptr);
 }
 
 PINDAX_API int pindax_dedupe_range(struct pindax_client* c, int src_fd, uint64_t src, int dst_fd, uint64_t dst, uint64_t length,
                                    uint64_t* deduped) {
-  return clone(*c, src_fd, src, dst_fd, dst, length, proto::kCloneDedupe, deduped);
+  return share(*c, src_fd, src, dst_fd, dst, length, proto::kCloneDedupe, deduped);
 }
 
 }  // extern "C"

@@ -22,7 +22,6 @@
 #include <pindax/pindax.h>
 
 #include <atomic>
-#include <memory>
 
 #include "base/types.h"
 #include "client/client.h"

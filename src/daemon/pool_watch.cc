@@ -17,7 +17,6 @@
 
 #include <atomic>
 #include <cerrno>
-#include <cstring>
 #include <thread>
 
 #include "base/unique_fd.h"

@@ -4,7 +4,6 @@
 // Semantics follow fs/posix_acl.c of the kernel. Reentrant.
 #pragma once
 
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>

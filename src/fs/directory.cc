@@ -5,7 +5,6 @@
 // whatever was added or removed meanwhile.
 //
 // Locking: the directory's Inode::mutex, shared to read, exclusive to change.
-#include <sys/stat.h>
 
 #include <cstring>
 

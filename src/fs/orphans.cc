@@ -10,7 +10,6 @@
 //
 // Locking: orphans_mutex_ is held by a transaction from its first change of the tree until its end; it comes before the
 // quarantine's lock, so a transaction that may free blocks as well takes it first (lock_orphans).
-#include <sys/stat.h>
 
 #include <cstring>
 

@@ -8,8 +8,6 @@
 // but for free space that is not counted, which a second run, as fsck --repair, puts right.
 #include "fs/resize.h"
 
-#include <cstring>
-
 #include "alloc/format_group.h"
 #include "alloc/media_counts.h"
 #include "base/steps.h"

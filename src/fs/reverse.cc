@@ -7,7 +7,6 @@
 // there are.
 #include <algorithm>
 
-#include "base/steps.h"
 #include "fs/file_data.h"
 
 namespace pindax {

@@ -5,7 +5,6 @@
 //
 // "user.pindax.on_busy" is no attribute in the tree but the inode's busy policy: "wait", "refuse", "quarantine", "evict",
 // each with "=SECONDS" to wait before; "wait=5" waits five seconds and then refuses.
-#include <sys/stat.h>
 #include <sys/xattr.h>
 
 #include <cstring>

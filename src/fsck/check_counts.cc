@@ -31,7 +31,6 @@ void Checker::check_bitmap_block(u32 ag, u32 index, u64& free_blocks) {
   const auto view = media_counts::read_bitmap(store_, ag, index, media_counts::kBlockBitmap);
   if (!view.ok()) {
     find(kError, "bitmap", where, fmt::format("{}; it is built anew", view.status().message()));
-    bad_bitmaps_.insert({ag, index});
     return;
   }
   u64 leaked = 0, unmarked = 0, first_leaked = 0, first_unmarked = 0;

@@ -94,7 +94,6 @@ class Checker {
 
   const Plan& plan() const { return plan_; }
   const std::vector<FsckFinding>& findings() const { return findings_; }
-  bool counts_wrong() const { return counts_wrong_; }
 
   // ---- For the repair ----
   MetaStore& store() { return store_; }
@@ -118,7 +117,6 @@ class Checker {
   void keep_quarantined(u64 block, u64 length);  // if nobody has any of it
   // A slot that the repair took into use.
   void adopt_inode(u64 ino, u32 mode);
-  bool bitmap_readable(u32 ag, u32 index) const { return !bad_bitmaps_.contains({ag, index}); }
   u64 refcount_root(u32 ag) const;
   u64 reverse_root(u32 ag) const;
   // What the group's tree of share counts should hold.
@@ -200,13 +198,11 @@ class Checker {
 
   std::vector<FsckFinding> findings_;
   Plan plan_;
-  bool counts_wrong_ = false;
   bool names_incomplete_ = false;  // a directory was not read to its end, or a name will come back
 
   format::StateRecord state_{};
   std::vector<std::optional<format::AgHeader>> headers_;
-  std::set<std::pair<u32, u32>> bad_bitmaps_;        // (AG, index) of allocation bitmaps
-  std::set<std::pair<u32, u32>> bad_inode_bitmaps_;
+  std::set<std::pair<u32, u32>> bad_inode_bitmaps_;    // (AG, index)
   SparseBits used_;       // claimed blocks
   SparseBits shared_;     // claimed by an extent that may share
   std::vector<std::pair<u64, u64>> shared_extents_;    // all of these, until they are counted

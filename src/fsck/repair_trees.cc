@@ -3,7 +3,6 @@
 // Damaged trees are built anew from what can be read: the items below readable nodes, and the leaves that hung below unreadable
 // ones. Those are found among the blocks that are marked used but claimed by nobody: a leaf there that names the tree as its
 // owner was never freed, so it is the tree's.
-#include <sys/stat.h>
 
 #include <algorithm>
 #include <cstring>

@@ -35,16 +35,13 @@ class Device {
   // After fuse_session_mount() or equal. `ready` runs once, when the kernel has taken the INIT reply.
   static int install(fuse_session* session, Context& context, std::function<void()> ready);
 
-  u64 offered() const { return offered_; }      // by the kernel, in INIT
-  u64 requested() const { return requested_; }  // in our reply
-
  private:
   friend struct DeviceHooks;
   void peek(struct fuse_in_header* request, std::size_t* length, bool* answered, int fd, Context& context);
 
   std::atomic<u64> init_unique_{0};
-  u64 offered_ = 0;
-  u64 requested_ = 0;
+  u64 offered_ = 0;    // by the kernel, in INIT
+  u64 requested_ = 0;  // in our reply
   std::function<void()> ready_;
 };
 

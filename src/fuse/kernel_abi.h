@@ -44,9 +44,6 @@ inline constexpr u32 kSetxattrExtraBytes = 8;  // setxattr_flags and padding, be
 inline constexpr u32 kOpTmpfile = 51;  // 7.37: arguments and reply as CREATE
 inline constexpr u32 kOpStatx = 52;    // 7.39
 
-// fuse_notify_code.
-inline constexpr int kNotifyResend = 7;  // 7.40
-
 struct StatxIn {
   u32 getattr_flags;
   u32 reserved;

@@ -2,7 +2,6 @@
 #include "fuse/mount.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <spawn.h>

@@ -4,7 +4,6 @@
 // call has changed nothing.
 #include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <sys/sysmacros.h>
 
 #include "fuse/operations.h"
 #include "fuse/reply.h"

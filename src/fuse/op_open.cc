@@ -6,7 +6,6 @@
 #include <sys/stat.h>
 
 #include <cstring>
-#include <memory>
 
 #include "fuse/operations.h"
 #include "fuse/reply.h"

@@ -5,9 +5,6 @@
 
 #include <sys/stat.h>
 
-#include <span>
-#include <string_view>
-
 #include "fuse/context.h"
 
 namespace pindax {

@@ -4,8 +4,6 @@
 // `lsn`. Knows nothing of records. Not thread-safe but for disjoint ranges of the ring; the checkpoint alone stores headers.
 #pragma once
 
-#include <span>
-
 #include "base/result.h"
 #include "format/decode.h"
 #include "pmem/media.h"

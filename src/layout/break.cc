@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "layout/break.h"
 
-#include "base/check.h"
 #include "base/steps.h"
 #include "layout/slow_pin.h"
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "layout/slow_pin.h"
 
-#include "base/check.h"
 #include "base/clock.h"
 #include "base/steps.h"
 

@@ -11,7 +11,6 @@
 #pragma once
 
 #include <functional>
-#include <span>
 #include <vector>
 
 #include "base/mutex.h"

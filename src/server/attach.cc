@@ -2,12 +2,9 @@
 //
 // The beginning of a session: hello, gates, the client's own descriptor of the pool, its slots, doorbell and userfaultfd.
 #include <fcntl.h>
-#include <spdlog/spdlog.h>
 #include <sys/epoll.h>
-#include <sys/ioctl.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "server/session.h"
 

@@ -2,7 +2,6 @@
 //
 // Bad blocks in the tools: {"op":"damage"} says what they have destroyed, by name; {"op":"scrub"} looks for more, a piece at a time;
 // "info" shows the same list. The list is found by a look through every inode, in steps through the executor's queue.
-#include <fmt/format.h>
 
 #include <set>
 

@@ -2,7 +2,6 @@
 //
 // Names and attributes for tools that work without a mount. The rules that the kernel would have checked (search, write, sticky,
 // owner) are checked here.
-#include <dirent.h>
 #include <sys/stat.h>
 #include <unistd.h>
 

@@ -11,9 +11,7 @@
 //  3. A memfd is mapped only with seals SHRINK and GROW, at the exact size: a later access cannot be a SIGBUS.
 #pragma once
 
-#include <deque>
 #include <memory>
-#include <string>
 
 #include "base/mutex.h"
 #include "base/result.h"

@@ -5,7 +5,6 @@
 // Most faults find blocks that exist: one hold, one look-up, and the neighbours come along for free. A write that meets a hole
 // lets go and takes its own block with the intent to write, so that nobody else's zero pages are recalled for blocks that nobody
 // stores to; a run of such writes takes some blocks ahead, where that costs nobody anything (server/fault_ahead.h). A write that meets a shared block does the same with the intent to copy it (fs/share.h).
-#include <sys/mman.h>
 
 #include <cerrno>
 

@@ -6,8 +6,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <cstring>
 
 #include "pmem/bus_guard.h"
 #include "server/path_walk.h"

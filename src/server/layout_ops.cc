@@ -2,7 +2,6 @@
 //
 // Requests that change a file's layout and may wait for pins, and the message that ends such a wait.
 #include <fcntl.h>
-#include <linux/falloc.h>
 
 #include "server/session.h"
 

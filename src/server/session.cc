@@ -374,11 +374,6 @@ void Session::end_pending(u64 request) {
   pending_.erase(it);
 }
 
-void Session::begin_work() {
-  MutexLock lock(mutex_);
-  ++work_;
-}
-
 void Session::end_work() {
   MutexLock lock(mutex_);
   PINDAX_ASSERT(work_ > 0);

@@ -210,7 +210,6 @@ class Session final : public ClientPort, public std::enable_shared_from_this<Ses
   bool begin_pending(u64 request) EXCLUDES(mutex_);
   void set_pending_change(u64 request, std::shared_ptr<Change> change) EXCLUDES(mutex_);
   void end_pending(u64 request) EXCLUDES(mutex_);
-  void begin_work() EXCLUDES(mutex_);
   void end_work() EXCLUDES(mutex_);
 
   ServerContext& context_;

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include <map>
 #include <thread>
 
 #include "alloc_bench.h"

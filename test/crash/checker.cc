@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <optional>
-#include <cstring>
 #include <set>
 
 #include "fmt/format.h"

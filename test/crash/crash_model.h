@@ -45,7 +45,6 @@ class CrashModel {
   u64 make_image(u64 choice, u64 bound, u64 seed);
   // Everything stored so far, as a process that was killed leaves it.
   u64 make_memory_image();
-  u64 pending_units() const { return units_.size(); }
 
  private:
   struct Word {

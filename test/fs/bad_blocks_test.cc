@@ -4,8 +4,9 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 
+#include <future>
+
 #include "data_helpers.h"
-#include "fs/bad_blocks.h"
 #include "fsck/fsck.h"
 #include "layout/fixture.h"
 #include "poisoned_media.h"

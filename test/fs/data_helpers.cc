@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "data_helpers.h"
 
-#include "fsck/fsck.h"
-
 #include <cstdio>
 #include <cstdlib>
+#include <future>
+
+#include "fsck/fsck.h"
 
 namespace pindax::test {
 

@@ -6,7 +6,6 @@
 #include <fcntl.h>
 
 #include <cstring>
-#include <future>
 #include <random>
 #include <set>
 #include <string>

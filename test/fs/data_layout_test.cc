@@ -2,7 +2,8 @@
 //
 // The data half together with the layout room: pins and translations in the way of changes.
 #include <fcntl.h>
-#include <linux/falloc.h>
+
+#include <future>
 
 #include "data_helpers.h"
 #include "layout/fixture.h"

@@ -3,8 +3,6 @@
 #include <linux/falloc.h>
 #include <sys/stat.h>
 
-#include <thread>
-
 #include "base/steps.h"
 #include "data_helpers.h"
 #include "fs/file_data.h"

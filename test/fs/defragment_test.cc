@@ -4,7 +4,8 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 
-#include "base/steps.h"
+#include <future>
+
 #include "data_helpers.h"
 
 using namespace pindax;

@@ -3,7 +3,6 @@
 // Blocks that files share: cloning, copy-on-write, deduplication, and who must wait for whom.
 #include <fcntl.h>
 #include <linux/falloc.h>
-#include <sys/stat.h>
 
 #include <thread>
 

@@ -3,7 +3,6 @@
 // COLLAPSE_RANGE, INSERT_RANGE, UNSHARE_RANGE.
 #include <fcntl.h>
 #include <linux/falloc.h>
-#include <sys/stat.h>
 
 #include <chrono>
 

@@ -4,7 +4,6 @@
 // step by step. The pool is a small file, which the client maps as a real one would.
 #pragma once
 
-#include <map>
 #include <set>
 
 #include "fuzz/input.h"

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "crash_state.h"
 
-#include <cstring>
 #include <set>
 
 #include "catch.h"

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "layout/range_lock.h"
 
-#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>

@@ -8,7 +8,7 @@
 //   driver_pins.cc      pin, unpin, leases
 //   driver_files.cc     pread, pwrite, truncate, clone, messages …
 //   driver_kernel.cc    mappings of the mount, system calls into the mapping, signals, fork
-//   driver_load.cc      what goes on for a while, and what measures
+//   driver_load.cc      what goes on for a while
 // and "exit" detaches.
 #include <iostream>
 

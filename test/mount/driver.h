@@ -35,8 +35,7 @@ struct State {
 
   unsigned char* shared = nullptr;  // mmap
   std::size_t shared_length = 0;
-  unsigned char* hidden = nullptr;  // private
-  std::vector<int> pipes;           // hold
+  std::vector<int> pipes;  // hold
   MessageFile messages;
 
   unsigned char* memory() const { return static_cast<unsigned char*>(pindax_mapping_address(mapping)); }

@@ -4,10 +4,8 @@
 // signals, fork.
 //
 //   mmap LENGTH, mstore OFFSET HEX, mload OFFSET LENGTH     an ordinary shared mapping of the mount
-//   munmap, msync           the same
-//   private LENGTH, pload OFFSET LENGTH     a private one
-//   write_from MEMORY LENGTH OFFSET, read_into MEMORY LENGTH OFFSET     pwrite(2) and pread(2) of the file with the mapping as buffer (R31);
-//   self_write, self_read   other names of these
+//   munmap
+//   write_from MEMORY LENGTH OFFSET, read_into MEMORY LENGTH OFFSET     pwrite(2) and pread(2) of the file with the mapping as buffer (R31)
 //   syscall_write OFFSET LENGTH     write(2) from the mapping to a pipe: the kernel reads the memory
 //   syscall_read OFFSET LENGTH      read(2) of /dev/zero into the mapping: the kernel stores into it
 //   hold OFFSET LENGTH      vmsplice(2) into a pipe, which keeps the pages without a pin
@@ -33,16 +31,12 @@ namespace driver {
 
 namespace {
 
-unsigned char* mount_memory(const State& s, size_t length, int prot, int flags) {
-  void* p = ::mmap(nullptr, length, prot, flags, s.fd, 0);
-  return p == MAP_FAILED ? nullptr : static_cast<unsigned char*>(p);
-}
-
 void map_shared(State& s, Words& words) {
   size_t length = 0;
   words >> length;
   const bool writable = (::fcntl(s.fd, F_GETFL) & O_ACCMODE) == O_RDWR;
-  s.shared = mount_memory(s, length, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED);
+  void* const p = ::mmap(nullptr, length, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, s.fd, 0);
+  s.shared = p == MAP_FAILED ? nullptr : static_cast<unsigned char*>(p);
   s.shared_length = length;
   answer(s.shared == nullptr ? -errno : 0);
 }
@@ -62,21 +56,6 @@ void load_shared(State& s, Words& words) {
 }
 
 void unmap_shared(State& s, Words&) { answer(::munmap(s.shared, s.shared_length) != 0 ? -errno : 0); }
-
-void sync_shared(State& s, Words&) { answer(::msync(s.shared, s.shared_length, MS_SYNC) != 0 ? -errno : 0); }
-
-void map_private(State& s, Words& words) {
-  size_t length = 0;
-  words >> length;
-  s.hidden = mount_memory(s, length, PROT_READ | PROT_WRITE, MAP_PRIVATE);
-  answer(s.hidden == nullptr ? -errno : 0);
-}
-
-void load_private(State& s, Words& words) {
-  size_t offset = 0, length = 0;
-  words >> offset >> length;
-  guard([&] { return to_hex(s.hidden + offset, length); });
-}
 
 void write_from(State& s, Words& words) {
   size_t memory = 0, length = 0;
@@ -173,13 +152,8 @@ constexpr Command kCommands[] = {
     {"mstore", store_shared},
     {"mload", load_shared},
     {"munmap", unmap_shared},
-    {"msync", sync_shared},
-    {"private", map_private},
-    {"pload", load_private},
     {"write_from", write_from},
-    {"self_write", write_from},
     {"read_into", read_into},
-    {"self_read", read_into},
     {"syscall_write", syscall_write},
     {"syscall_read", syscall_read},
     {"hold", hold},

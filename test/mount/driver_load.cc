@@ -1,19 +1,16 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Commands that go on for a while, and those that measure.
+// Commands that go on for a while.
 //
 //   churn OFFSET LENGTH MS  pins and unpins without pause -> rounds
 //   restless MS             maps, touches, pins, unpins, unmaps, forks without pause -> rounds
 //   hustle LENGTH MS        maps, loads, stores, pins, forks and unmaps without pause -> rounds
 //   threads N MS            N threads pin, store and unpin in one mapping; answers with the stores that were lost
 //   count direct|mount|calls WORD PAGES MS SEED     -> rounds and the last number of each page; see driver_bytes.h
-//   time_stores OFFSET LENGTH   a store to each page -> the median in nanoseconds
 #include <sys/mman.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -148,23 +145,8 @@ void count_words(State& s, Words& words) {
   ok(text);
 }
 
-void time_stores(State& s, Words& words) {
-  size_t offset = 0, length = 0;
-  words >> offset >> length;
-  std::vector<long> times;
-  for (size_t at = offset; at < offset + length; at += 4096) {
-    struct timespec a{}, b{};
-    ::clock_gettime(CLOCK_MONOTONIC, &a);
-    *(static_cast<volatile unsigned char*>(s.memory()) + at) = 1;
-    ::clock_gettime(CLOCK_MONOTONIC, &b);
-    times.push_back((b.tv_sec - a.tv_sec) * 1'000'000'000 + b.tv_nsec - a.tv_nsec);
-  }
-  std::sort(times.begin(), times.end());
-  ok(std::to_string(times[times.size() / 2]));
-}
-
 constexpr Command kCommands[] = {
-    {"churn", churn}, {"restless", restless}, {"hustle", hustle}, {"threads", threads}, {"count", count_words}, {"time_stores", time_stores},
+    {"churn", churn}, {"restless", restless}, {"hustle", hustle}, {"threads", threads}, {"count", count_words},
 };
 
 }  // namespace

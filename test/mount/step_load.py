@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Daemons and clients that die at a step point under load: the load, what it acknowledged, and the check afterwards."""
-import errno
 import hashlib
 import os
 import pathlib

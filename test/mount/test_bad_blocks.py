@@ -5,7 +5,6 @@ import errno
 import json
 import mmap
 import os
-import time
 
 from harness import *
 

@@ -2,7 +2,6 @@
 """Direct mappers, read(2) and write(2), and mmap(2) of the mount see one another (DESIGN's coherence rules; C1–C7)."""
 import mmap
 import os
-import random
 import signal
 import sys
 import time

@@ -6,7 +6,6 @@ import mmap
 import os
 import stat
 import struct
-import subprocess
 import sys
 
 from harness import *

@@ -134,12 +134,12 @@ def test_own_mapping_as_buffer(m):
     for lazy in (True, False):
         c = opened(m, lazy=lazy)
         c.ask("store", 0, "61626364")
-        check_equal(c.ask("self_write", 0, 64 * KiB, 512 * KiB), [str(64 * KiB)])
+        check_equal(c.ask("write_from", 0, 64 * KiB, 512 * KiB), [str(64 * KiB)])
         check_equal(c.ask("load", 512 * KiB, 4), ["61626364"], "written from the mapping")
-        check_equal(c.ask("self_read", 256 * KiB, 64 * KiB, 512 * KiB), [str(64 * KiB)])
+        check_equal(c.ask("read_into", 256 * KiB, 64 * KiB, 512 * KiB), [str(64 * KiB)])
         check_equal(c.ask("load", 256 * KiB, 4), ["61626364"], "read into the mapping")
-        check_equal(c.ask("self_write", 0, 8192, 0), ["8192"], "onto itself")
-        check_equal(c.ask("self_write", 0, 8192, 4096), ["8192"], "overlapping itself")
+        check_equal(c.ask("write_from", 0, 8192, 0), ["8192"], "onto itself")
+        check_equal(c.ask("write_from", 0, 8192, 4096), ["8192"], "overlapping itself")
 
 
 def test_recalls_at_any_moment(m):

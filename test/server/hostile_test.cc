@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // Clients that break the protocol: the harm ends with their session (R33).
-#include <sys/stat.h>
 
 #include <cstdlib>
 #include <iostream>

@@ -15,7 +15,6 @@
 #include <deque>
 #include <filesystem>
 #include <memory>
-#include <new>
 #include <string>
 #include <vector>
 

@@ -3,7 +3,6 @@
 // Text for people: tables that fit a terminal, sizes, ages, names that cannot smuggle escape sequences.
 #pragma once
 
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>

@@ -4,8 +4,6 @@
 // Everything is done by the `pindax` command that lies beside the tester. Not thread-safe.
 #pragma once
 
-#include <sys/types.h>
-
 #include <string>
 
 #include "base/result.h"

@@ -3,7 +3,6 @@
 // pindax-fsx: several processes on one file, every step held against a model. See docs/operations.md.
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <cctype>
 #include <random>

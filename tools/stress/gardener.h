@@ -8,7 +8,6 @@
 
 #include <pindax/pindax.h>
 
-#include <functional>
 #include <map>
 #include <memory>
 #include <set>

@@ -8,8 +8,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <cerrno>
-
 namespace pindax::stress {
 
 sigjmp_buf fault_jump;

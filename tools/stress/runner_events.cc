@@ -5,7 +5,6 @@
 #include <linux/falloc.h>
 
 #include <algorithm>
-#include <cerrno>
 
 #include "stress/process.h"
 #include "stress/random.h"

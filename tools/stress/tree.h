@@ -31,7 +31,7 @@ struct Shared {
   std::atomic<Phase> phase{Phase::kRun};
   std::atomic<u32> life{0};      // of the daemon: grows with each mount
   std::atomic<u32> verified{0};  // gardeners that have held everything against what they know
-  std::atomic<u64> operations{0}, pins{0}, changes{0}, changes_interrupted{0}, verified_bytes{0}, client_lives{0}, lost_updates{0};
+  std::atomic<u64> operations{0}, pins{0}, changes{0}, verified_bytes{0}, client_lives{0}, lost_updates{0};
   std::atomic<u32> failures{0};
   std::array<char, 4096> failure{};
   std::array<ClientFile, kProcessesMax> client_files{};

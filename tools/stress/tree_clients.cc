@@ -4,7 +4,6 @@
 #include <linux/falloc.h>
 #include <pindax/pindax.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
