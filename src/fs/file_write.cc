@@ -326,9 +326,11 @@ Status FileSystemImpl::write_back(Inode& inode, u64 offset, std::span<const std:
     note_modified(inode);
     return {};
   }
-  // A page that was read as a hole and then stored into: it gets its block now. No shared one comes here: a fill for a writable
-  // handle makes it the file's own, and mmap() of a file with FOPEN_DIRECT_IO first drops all pages that were filled before,
-  // waiting for fills under way. Should one come, its copy is made without a hold of the range (C3).
+  // A page was stored into for which the file has no block of its own. The block went bad since the page was filled. Or the page
+  // was filled before any handle could write: open() of a file that shares blocks, and mmap() of any, make the kernel drop such
+  // pages and wait for fills under way, but what somebody holds a reference to stays (fuse_file_mmap() does not look at what
+  // invalidate_inode_pages2() returns), so a page of a hole or of a shared block may come. It gets its block, or its copy, now and
+  // without a hold of the range (C3): whoever has the zeros or the old block mapped keeps them until the next recall.
   StoreJob job;
   job.offset = offset;
   job.end = end;
