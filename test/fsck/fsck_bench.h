@@ -6,7 +6,6 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <cstring>
 #include <map>
 #include <optional>
 #include <string>
@@ -259,5 +258,20 @@ struct FsckBench {
     REQUIRE(after.exit_code() == 0);
   }
 };
+
+// The differences between two pictures, without those that `expected` names.
+inline std::string differences(const FsckBench::Picture& before, const FsckBench::Picture& after,
+                               const std::function<bool(const std::string&)>& expected = [](const std::string&) { return false; }) {
+  std::string out;
+  for (const auto& [path, text] : before) {
+    if (expected(path)) continue;
+    const auto it = after.find(path);
+    if (it == after.end()) out += "gone: " + path + "\n";
+    else if (it->second != text) out += "changed: " + path + "\n";
+  }
+  for (const auto& [path, text] : after)
+    if (!before.contains(path) && !expected(path)) out += "new: " + path + "\n";
+  return out;
+}
 
 }  // namespace pindax::test

@@ -281,6 +281,24 @@ def opened(m, name="f", length=1 << 20, lazy=False, client=None):
     return c
 
 
+def holder(m, name="f", size=1 * MiB, words=()):
+    """A file of sevens, and a client with a pin on its first page."""
+    path = m.file(name, size, fill=7)
+    c = opened(m, name, size)
+    c.ask("pin", 0, 0, 4096, *words)
+    return path, c
+
+
+def free(m):
+    """Blocks."""
+    return os.statvfs(m.path).f_bfree
+
+
+def content(path):
+    with open(path, "rb") as f:
+        return f.read()
+
+
 def layout(path):
     return json.loads(run(PINDAX, "layout", path, "--json").stdout)
 

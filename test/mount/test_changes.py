@@ -21,10 +21,6 @@ def ioctl_fallocate(path, mode, offset, length):
         os.close(fd)
 
 
-def content(path):
-    return path.read_bytes()
-
-
 def refuses(number, work, what=""):
     try:
         work()

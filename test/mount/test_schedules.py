@@ -9,11 +9,6 @@ from harness import *
 SECRET = "5e" * 4096  # what a holder stores through its pin, as hex
 
 
-def content(path):
-    with open(path, "rb") as f:
-        return f.read()
-
-
 def test_stores_through_a_pin_stay_in_its_file(m):
     """[R1] a client stores through its pin until 100 ms into the punch: the punch waits, and no other file ever shows those bytes"""
     path = m.file("f", 4 * MiB, fill=1)

@@ -8,11 +8,6 @@ import time
 from harness import *
 
 
-def content(path):
-    with open(path, "rb") as f:
-        return f.read()
-
-
 def free_bytes(m):
     s = os.statvfs(m.path)
     return s.f_bfree * s.f_frsize
