@@ -75,7 +75,7 @@ struct Rate {
 };
 constexpr std::array kRates{Rate{"breaks", "breaks"},   Rate{"breaks_that_waited", "waited"}, Rate{"scans", "scans"},
                             Rate{"pins_made", "pins"},  Rate{"faults", "faults"},             Rate{"recalls", "recalls"},
-                            Rate{"lease_recalls", "leases"}, Rate{"evictions", "evictions"}};
+                            Rate{"lease_recalls", "leases"}, Rate{"evictions", "evicted"}};
 
 double per_second(const Sample& before, const Sample& now, const char* key) {
   const double seconds = std::chrono::duration<double>(now.at - before.at).count();
