@@ -4,17 +4,43 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <cerrno>
+
+#include "base/mutex.h"
 #include "base/unique_fd.h"
 
 namespace pindax {
 
-std::string read_proc(u32 tid, const char* name) {
-  const std::string path = "/proc/" + std::to_string(tid) + "/" + name;
-  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+namespace {
+
+UniqueFd open_for_reading(const char* path) { return UniqueFd(::open(path, O_RDONLY | O_CLOEXEC)); }
+
+// The descriptor that is given up where no other is left, and taken again.
+struct Spare {
+  Mutex mutex{LockRank::kLeaf};
+  UniqueFd fd GUARDED_BY(mutex) = open_for_reading("/dev/null");
+};
+Spare spare;
+
+std::string read_all(const UniqueFd& fd) {
   std::string text;
-  if (!fd) return text;
   char piece[2048];
   for (ssize_t n = 0; (n = ::read(fd.get(), piece, sizeof piece)) > 0;) text.append(piece, static_cast<std::size_t>(n));
+  return text;
+}
+
+}  // namespace
+
+std::string read_proc(u32 tid, const char* name) {
+  const std::string path = "/proc/" + std::to_string(tid) + "/" + name;
+  if (const UniqueFd fd = open_for_reading(path.c_str())) return read_all(fd);
+  if (errno != EMFILE && errno != ENFILE) return "";
+  MutexLock lock(spare.mutex);
+  spare.fd.reset();
+  spare.fd = open_for_reading(path.c_str());
+  std::string text = spare.fd ? read_all(spare.fd) : "";
+  spare.fd.reset();
+  spare.fd = open_for_reading("/dev/null");
   return text;
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// What /proc says of a request's thread. The thread may end at any time: then there is nothing to read. Any thread, no locks.
+// What /proc says of a request's thread. The thread may end at any time: then there is nothing to read. Who may do what must not hang
+// on how many clients there are: one descriptor is kept back for this. Any thread, no locks.
 #pragma once
 
 #include <optional>

@@ -3,6 +3,7 @@
 that jump, signals, no descriptors, death and standstill at step points."""
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -323,6 +324,11 @@ def test_daemon_without_descriptors(m):
         except Failed:
             break
     check(2 <= len(clients) < 40, f"{len(clients)} clients fit")
+    # Nor may it use what is left over from the one that was refused.
+    daemon = m.daemon_pid()
+    taken = {int(fd) for fd in os.listdir(f"/proc/{daemon}/fd")}
+    limit = min(set(range(64)) - taken, default=64)
+    resource.prlimit(daemon, resource.RLIMIT_NOFILE, (limit, limit))
     first = clients[0]
     first.ask("open", "f", "rw")
     first.ask("map", 0, 1 * MiB)
