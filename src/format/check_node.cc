@@ -66,13 +66,19 @@ Status bad_value(const char* why) { return Status(Errc::kCorrupt, why); }
 
 }  // namespace
 
-Status check_node(const std::byte* block, BlockNo self, TreeKind kind, u64 owner) {
+Status check_node_identity(const std::byte* block, BlockNo self, TreeKind kind, u64 owner) {
   const auto& h = *reinterpret_cast<const NodeHeader*>(block);
   if (h.magic != kNodeMagic) return corrupt(kWhat, self.value, "bad magic");
   if (h.version != kVersion) return corrupt(kWhat, self.value, "unknown version");
   if (h.self_block != self.value) return corrupt(kWhat, self.value, "copied from elsewhere");
   if (h.kind != static_cast<u16>(kind) || h.owner != owner)
     return corrupt(kWhat, self.value, "belongs to another tree");
+  return {};
+}
+
+Status check_node(const std::byte* block, BlockNo self, TreeKind kind, u64 owner) {
+  PINDAX_TRY(check_node_identity(block, self, kind, owner));
+  const auto& h = *reinterpret_cast<const NodeHeader*>(block);
   if (reinterpret_cast<const le32*>(block + kNodeCrcOffset)->get() != crc32c(block, kNodeCrcOffset))
     return corrupt(kWhat, self.value, "bad checksum");
   static_assert(sizeof(LeafSlot) == sizeof(InnerPair));

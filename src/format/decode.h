@@ -19,6 +19,8 @@ Status check_bitmap(const BitmapBlock& b, u32 ag, u32 index, u32 kind, BlockNo s
 Status check_inode(const Inode& i, InodeNo self);
 // Checks header, bounds, order of keys and that no two values overlap: a node that passes can be walked blindly.
 Status check_node(const std::byte* block, BlockNo self, TreeKind kind, u64 owner);
+// The part of it that tells whether a block is this node: enough where the bytes are known to be some node as it was sealed.
+Status check_node_identity(const std::byte* block, BlockNo self, TreeKind kind, u64 owner);
 Status check_blob(const std::byte* block, BlockNo self, u64 owner);
 // The bytes of one tree value: as long as its kind says, names and fields in range. The tree itself does not ask.
 Status check_value(TreeKind kind, std::span<const std::byte> value);

@@ -219,7 +219,7 @@ void MetaStoreImpl::install(Transaction& tx, Lsn end) {
   for (BlockNo block : tx.forgotten_)
     if (!tx.objects_.contains(block_offset(block))) overlay_.forget(block, end);
   for (auto& [at, object] : tx.objects_)
-    if (object.dirty != 0) overlay_.install(at, object.bytes.get(), object.length, object.dirty);
+    if (object.dirty != 0) overlay_.install(at, object.bytes.get(), object.length, object.dirty, Overlay::Source::kTransaction);
 }
 
 Result<Lsn> MetaStoreImpl::append(Transaction& tx, RecordBuilder& record) {

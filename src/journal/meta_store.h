@@ -39,14 +39,19 @@ class Transaction;
 class MetaView {
  public:
   MetaView() = default;
-  MetaView(const std::byte* data, std::shared_ptr<const StagedBlock> keep) : data_(data), keep_(std::move(keep)) {}
+  MetaView(const std::byte* data, std::shared_ptr<const StagedBlock> keep, bool known = false)
+      : data_(data), known_(known), keep_(std::move(keep)) {}
   const std::byte* data() const { return data_; }
   template <class T>
   const T& as() const { return *reinterpret_cast<const T*>(data_); }
   explicit operator bool() const { return data_ != nullptr; }
+  // All of the block is as a transaction of this mount left it, which had checked what it changed: the media has not been asked
+  // since, and no checksum can tell anything. Which kind of block it is remains to be looked at.
+  bool known() const { return known_; }
 
  private:
   const std::byte* data_ = nullptr;
+  bool known_ = false;
   std::shared_ptr<const StagedBlock> keep_;
 };
 

@@ -24,7 +24,7 @@ MetaView Overlay::find(PoolOffset at) const {
   MutexLock lock(s.mutex);
   for (const Table* table : {&s.active, &s.frozen})
     if (auto it = table->find(block); it != table->end())
-      return MetaView(it->second->bytes + (at.value & kBlockMask), it->second);
+      return MetaView(it->second->bytes + (at.value & kBlockMask), it->second, it->second->known);
   return {};
 }
 
@@ -52,17 +52,19 @@ Status Overlay::prepare(BlockNo block, bool fresh) {
   MutexLock lock(s.mutex);
   if (s.active.contains(block.value)) return {};
   auto staged = make_staged();
-  if (auto it = s.frozen.find(block.value); it != s.frozen.end())
+  if (auto it = s.frozen.find(block.value); it != s.frozen.end()) {
     std::memcpy(staged->bytes, it->second->bytes, kBlockSize);
-  else if (!fresh)
+    staged->known = it->second->known;
+  } else if (!fresh) {
     PINDAX_TRY(media_.read(block_offset(block), staged->bytes, kBlockSize));
+  }
   s.active.emplace(block.value, std::move(staged));
   count(s);
   active_count_.fetch_add(1, std::memory_order_relaxed);
   return {};
 }
 
-void Overlay::install(PoolOffset at, const std::byte* bytes, u32 length, u64 dirty) {
+void Overlay::install(PoolOffset at, const std::byte* bytes, u32 length, u64 dirty, Source source) {
   const u64 block = offset_block(at).value;
   Shard& s = shard(block);
   MutexLock lock(s.mutex);
@@ -70,6 +72,7 @@ void Overlay::install(PoolOffset at, const std::byte* bytes, u32 length, u64 dir
   PINDAX_ASSERT(it != s.active.end());
   std::memcpy(it->second->bytes + (at.value & kBlockMask), bytes, length);
   it->second->dirty |= dirty;
+  if (length == kBlockSize) it->second->known = source == Source::kTransaction;
 }
 
 void Overlay::forget(BlockNo block, Lsn lsn) {

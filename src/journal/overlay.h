@@ -34,6 +34,7 @@ class StagedBlock {
  public:
   alignas(kCacheLineSize) std::byte bytes[kBlockSize];
   u64 dirty = 0;  // a bit per 64-byte line that differs from the bytes in place; shard lock
+  bool known = false;  // a transaction of this mount stored the whole block (MetaView::known()); shard lock
 };
 
 class Overlay {
@@ -47,8 +48,10 @@ class Overlay {
   bool contains(BlockNo block) const;
   // Makes sure that `block` is in active with its committed bytes; `fresh`: contents do not matter. For the committer.
   Status prepare(BlockNo block, bool fresh);
-  // Copies an object into its prepared block. `dirty` has a bit per changed line of the block.
-  void install(PoolOffset at, const std::byte* bytes, u32 length, u64 dirty);
+  // Copies an object into its prepared block. `dirty` has a bit per changed line of the block. What was replayed is bytes
+  // of the media.
+  enum class Source { kTransaction, kReplay };
+  void install(PoolOffset at, const std::byte* bytes, u32 length, u64 dirty, Source source);
   // The block was freed by the record that ends at `lsn`.
   void forget(BlockNo block, Lsn lsn);
   // Blocks in active: what the next checkpoint will have to store.

@@ -58,7 +58,8 @@ class MetaStoreImpl::Replay {
         if (range.revoke) return Status();
         if (auto it = revoked_.find(block.value); it != revoked_.end() && begin < it->second) return Status();
         PINDAX_TRY(store_.overlay_.prepare(block, range.length == kBlockSize));
-        store_.overlay_.install(range.at, range.bytes, range.length, changed_lines(range.at, range.length));
+        store_.overlay_.install(range.at, range.bytes, range.length, changed_lines(range.at, range.length),
+                                Overlay::Source::kReplay);
         return Status();
       });
     });

@@ -6,8 +6,8 @@
 //
 // Locking: the owner's lock, shared for reads, exclusive for changes, until the transaction commits.
 // Media may hold anything: levels fall by one on every way down and a root is below kMaxTreeLevels, so that damage can
-// neither loop nor overflow. A crash leaves the tree before or after the transaction. Every node is checked (format::check_node) when it is
-// read; a bad one gives kCorrupt and changes nothing.
+// neither loop nor overflow. A crash leaves the tree before or after the transaction. Every node that comes from the media is checked
+// (format::check_node) when it is read; a bad one gives kCorrupt and changes nothing.
 #pragma once
 
 #include <boost/container/small_vector.hpp>

@@ -21,7 +21,8 @@ Result<ConstNode> Source::get(BlockNo block, const Expected& expected, MetaView&
       return Status(Errc::kCorrupt, "tree points outside the pool");
     PINDAX_ASSIGN(keep, store->view(at, kBlockSize));
     bytes = keep.data();
-    PINDAX_TRY(format::check_node(bytes, block, ref.kind, ref.owner));
+    PINDAX_TRY(keep.known() ? format::check_node_identity(bytes, block, ref.kind, ref.owner)
+                            : format::check_node(bytes, block, ref.kind, ref.owner));
   }
   const ConstNode node(bytes);
   const int level = static_cast<int>(node.level());

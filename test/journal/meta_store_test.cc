@@ -60,6 +60,31 @@ TEST_CASE("journal: a checkpoint stores everything in place and empties the ring
   CHECK(open_store(*media, SyncMode::kPosix)->replay_report().was_clean);
 }
 
+TEST_CASE("journal: a block is known while it is as a transaction left the whole of it, not when it is a replayed one or the media's") {
+  auto media = new_pool();
+  auto store = open_store(*media, SyncMode::kPosix);
+  const auto known = [&](PoolOffset at) { return store->view(at, kBlockSize)->known(); };
+  const auto put_whole = [&](PoolOffset at, u64 value) {
+    Transaction tx(*store);
+    std::memcpy(tx.modify_new(at, nullptr), &value, sizeof value);
+    REQUIRE(tx.commit().ok());
+  };
+  CHECK_FALSE(known(data_block(0)));
+  REQUIRE(put_one(*store, data_block(0) + 512, 0, 1).ok());  // the rest of the block nobody has seen
+  CHECK_FALSE(known(data_block(0)));
+  put_whole(data_block(1), 2);
+  CHECK(known(data_block(1)));
+  REQUIRE(put_one(*store, data_block(1) + 512, 0, 3).ok());
+  CHECK(known(data_block(1)));
+  REQUIRE(store->checkpoint().ok());
+  CHECK_FALSE(known(data_block(1)));
+
+  put_whole(data_block(2), 4);
+  store = open_store(*media, SyncMode::kPosix, true);
+  CHECK(get(*store, data_block(2), 0) == 4);
+  CHECK_FALSE(known(data_block(2)));
+}
+
 TEST_CASE("journal: durability follows the mode, and the listener hears of it") {
   auto media = new_pool();
   auto store = open_store(*media, SyncMode::kPosix);
