@@ -29,6 +29,7 @@ namespace {
 
 constexpr std::chrono::seconds kReleaseTime{10};  // how long an earlier daemon may take to let go of the pool
 constexpr std::chrono::milliseconds kEndGrace{3000};  // for users of the mount, after a signal
+constexpr std::chrono::milliseconds kCleanUpDelay{4};  // a few dozen files at the rate of one process that removes them
 
 sigset_t ending_signals() {
   sigset_t set;
@@ -149,6 +150,7 @@ Status run_daemon(const DaemonOptions& options, Readiness& readiness) {
   PINDAX_ASSIGN(auto watch, PoolWatch::start(*media, options.mount_point));
   Executor executor(std::max(2u, std::thread::hardware_concurrency()));
   MountOptions fs_options = options.fs;
+  fs_options.clean_up_delay = kCleanUpDelay;
   fs_options.sync = options.sync.value_or(default_sync_mode(media->granularity()));
   auto mounted = FileSystem::mount(*media, executor, fs_options);
   if (!mounted.ok()) return mounted.status().with_context(options.pool);

@@ -62,6 +62,7 @@ void FileSystemImpl::end_tasks(Phase phase) {
   }
   for (auto& change : waiting) change->interrupt();
   waiting.clear();
+  if (executor_.cancel(collector_timer_.exchange(0))) clean_up_collected(true);
   wait_for_tasks();
 }
 

@@ -80,6 +80,8 @@ struct MountOptions {
   // D2: a former client maps the pool, so what recovery frees goes to quarantine; as if set_former_clients(true) had been
   // called before. mount() finds out by itself for a PoolMedia.
   bool former_clients = false;
+  // How long removed files without blocks may gather until they are freed together, in the background.
+  std::chrono::milliseconds clean_up_delay{0};
   bool background = true;  // commit timer and orphan clean-up run by themselves; tests switch it off
 };
 SyncMode default_sync_mode(Granularity g);

@@ -277,6 +277,9 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   Result<std::vector<InodeNo>> list_orphans(InodeNo first, std::size_t most);
   Result<std::vector<InodeNo>> list_shifting();  // with a collapse or an insert to be finished
   void start_clean_up(InodeRef inode);  // any lock may be held
+  void clean_up_collected(bool waited);
+  Result<std::size_t> clean_up_together(std::span<const InodeRef> orphans);
+  Result<bool> free_orphan(Transaction& tx, Inode& inode, const ChangeGrant& grant);
   void break_orphan(InodeRef inode);
   void clean_up_later(InodeRef inode, bool was_mapped);
   void clean_up(const InodeRef& inode, bool was_mapped);
@@ -382,6 +385,12 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   BlockNo orphan_root_;
   u64 orphan_count_ = 0;
   bool orphans_changed_ = false;  // by the transaction that holds the lock
+
+  Mutex collected_mutex_{LockRank::kLeaf};
+  std::vector<InodeRef> collected_ GUARDED_BY(collected_mutex_);  // orphans to be freed together
+  bool collector_waits_ GUARDED_BY(collected_mutex_) = false;     // with a timer
+  bool collector_sent_ GUARDED_BY(collected_mutex_) = false;      // is queued
+  std::atomic<Executor::TimerId> collector_timer_{0};
 
   std::shared_ptr<TaskCount> tasks_;
   Mutex changes_mutex_{LockRank::kLeaf};

@@ -74,6 +74,7 @@ class Inode : public boost::intrusive::unordered_set_base_hook<> {
 
   std::atomic<u32> refs{0};       // InodeRef
   std::atomic<bool> orphan{false};  // links == 0
+  std::atomic<bool> holds_no_blocks{false};  // when its last name went: freeing it gives nobody any room
   std::atomic<bool> may_have_capability{true};  // false: no security.capability to drop at the next write
   std::atomic<bool> dying{false};   // the last InodeRef of an orphan went: get() says kStale from now on
   bool hashed = false;              // in the cache; guarded by its shard's lock

@@ -262,8 +262,9 @@ Status FileSystemImpl::drop_link(Transaction& tx, Inode& inode, format::Inode& s
   PINDAX_TRY(remove_parent(tx, slot, parent));
   stamp(slot, kStampCtime, t);
   if (slot.links == 0) {
-    tx.on_commit([this, &inode](Lsn) {
+    tx.on_commit([this, &inode, no_blocks = slot.blocks == 0](Lsn) {
       inode.orphan = true;
+      inode.holds_no_blocks = no_blocks;
       drop_from_dirty(inode);
     });
   }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <thread>
 
+#include "base/steps.h"
+
 #include "helpers.h"
 
 namespace pindax {
@@ -78,6 +80,54 @@ TEST_CASE("fs: in the background an orphan goes when its last user does") {
   }
   fs.executor().drain();
   CHECK(fs->orphan_count() == 200);
+  held.clear();
+  settle(fs);
+  CHECK(fs->orphan_count() == 0);
+  CHECK(TestFs::ok(fs->statfs()).f_files - TestFs::ok(fs->statfs()).f_ffree == 1);
+}
+
+TEST_CASE("fs: removed files without blocks gather, and the first one with blocks, or the end of the mount, frees all of them together") {
+  TestOptions o;
+  o.background = true;
+  TestFs fs(o);
+  const auto patient = [](MountOptions& options) { options.clean_up_delay = std::chrono::hours(1); };
+  fs.drop();
+  fs.mount(patient);
+  std::atomic<unsigned> transactions{0};
+  steps::arm("orphan.freed", [&] { ++transactions; });
+  const auto remove_empty = [&](int count) {
+    for (int i = 0; i < count; ++i) fs.make(*fs.root(), "f" + std::to_string(i));
+    for (int i = 0; i < count; ++i) REQUIRE_OK(fs->unlink(*fs.root(), "f" + std::to_string(i)));
+    fs.executor().drain();
+  };
+  remove_empty(40);
+  CHECK(fs->orphan_count() == 40);
+  store(fs, fs.make(*fs.root(), "full"), 0, "text");
+  REQUIRE_OK(fs->unlink(*fs.root(), "full"));
+  settle(fs);
+  CHECK(fs->orphan_count() == 0);
+  CHECK(transactions.load() <= 3);
+  CHECK(TestFs::ok(fs->statfs()).f_files - TestFs::ok(fs->statfs()).f_ffree == 1);
+
+  remove_empty(10);
+  CHECK(fs->orphan_count() == 10);
+  REQUIRE_OK(fs->unmount());
+  steps::disarm_all();
+  fs.remount();
+  CHECK(fs->orphan_count() == 0);
+}
+
+TEST_CASE("fs: a long file among removed ones is freed by itself, and those around it together") {
+  TestOptions o;
+  o.background = true;
+  TestFs fs(o);
+  std::vector<InodeRef> held;
+  for (int i = 0; i < 20; ++i) {
+    held.push_back(fs.make(*fs.root(), "f" + std::to_string(i)));
+    for (u64 piece = 0; i % 7 == 3 && piece < 300; ++piece) store(fs, held.back(), piece * 3 * kBlockSize, "piece");
+    REQUIRE_OK(fs->unlink(*fs.root(), "f" + std::to_string(i)));
+  }
+  CHECK(fs->orphan_count() == 20);
   held.clear();
   settle(fs);
   CHECK(fs->orphan_count() == 0);
