@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // A peer for mount_bench: the least that a FUSE file system on libfuse can do. Files of one directory, in memory, nothing survives.
-// What it costs is the kernel's and libfuse's share. Usage: memory_peer MOUNTPOINT (ends with its mount)
+// What it costs is the kernel's and libfuse's share. Usage: memory_peer MOUNTPOINT [OPTIONS] (ends with its mount)
+// Of the mount's options default_permissions is what counts: the kernel then asks for a directory's attributes after each change
+// of it, before it looks a name up again. Without it nobody checks whether a caller may.
 
 #include <fuse_lowlevel.h>
 #include <sys/stat.h>
@@ -171,10 +173,10 @@ fuse_lowlevel_ops operations() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 2) return ::write(2, "usage: memory_peer MOUNTPOINT\n", 30), 2;
-  std::string program = argv[0];
-  char* arguments[] = {program.data(), nullptr};
-  fuse_args args{.argc = 1, .argv = arguments, .allocated = 0};
+  if (argc != 2 && argc != 3) return ::write(2, "usage: memory_peer MOUNTPOINT [OPTIONS]\n", 40), 2;
+  std::string program = argv[0], dash_o = "-o";
+  char* arguments[] = {program.data(), dash_o.data(), argv[2], nullptr};
+  fuse_args args{.argc = argc == 3 ? 3 : 1, .argv = arguments, .allocated = 0};
   const fuse_lowlevel_ops ops = operations();
   fuse_session* session = ::fuse_session_new(&args, &ops, sizeof ops, nullptr);
   if (session == nullptr || ::fuse_session_mount(session, argv[1]) != 0) return 4;
