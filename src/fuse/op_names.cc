@@ -17,6 +17,14 @@ bool name_fits(fuse_req_t req, const char* name) {
   return false;
 }
 
+// There is no such name, and the kernel need not ask again soon: it makes names itself, or hears of those that clients make.
+void reply_no_entry(fuse_req_t req) {
+  fuse_entry_param none{};
+  none.entry_timeout = context_of(req).mount.attr_timeout_s;
+  if (none.entry_timeout == 0) return reply_error(req, Errc::kNotFound);
+  ::fuse_reply_entry(req, &none);
+}
+
 void lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
   Context& context = context_of(req);
   if (!name_fits(req, name)) return;
@@ -31,6 +39,7 @@ void lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
   }
   if (std::strcmp(name, ".") == 0) return reply_entry(req, dir);
   auto inode = context.fs.lookup(*dir, name);
+  if (inode.code() == Errc::kNotFound) return reply_no_entry(req);
   if (!inode.ok()) return reply_status(req, inode.status());
   reply_entry(req, *inode);
 }

@@ -74,6 +74,29 @@ def test_sizes_changed_by_a_client(m):
             check_equal(shared[3 * PAGE:3 * PAGE + 4], b"\0\0\0\0", "the new end")
 
 
+@options(mount={"options": "attr_timeout=60"})
+def test_names_that_were_not_there(m):
+    """a name that was looked up in vain is not asked for again, and is there at once when a client makes it"""
+    names = ("made", "directory", "link")
+    for name in names:
+        check(not (m.path / name).exists(), name)
+    os.kill(pid := m.daemon_pid(), signal.SIGSTOP)
+    try:
+        looked = Background(lambda: [(m.path / name).exists() for name in names])
+        check_equal(looked.result(5), [False] * 3, "names, while the daemon sleeps")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    tree = m.dir / "tree"
+    (tree / "directory").mkdir(parents=True)
+    (tree / "made").write_bytes(b"of a client")
+    for name in names[:2]:
+        run(PINDAX, "import", "--socket", m.path, tree / name, "/" + name)
+    check((m.path / "made").exists() and (m.path / "directory").exists(), "names that clients made")
+    check(not (m.path / "link").exists(), "the third")
+    os.symlink("made", m.path / "link")
+    check((m.path / "link").exists(), "what the kernel made")
+
+
 def test_mixed_appends(m):
     """[R45] appends of several processes, while a client extends the file, overwrite nothing"""
     path = m.file("log", 0)
