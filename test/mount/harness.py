@@ -23,6 +23,9 @@ import traceback
 BUILD = pathlib.Path(os.environ.get("PINDAX_BUILD", "build")).resolve()
 PINDAX = str(BUILD / "tools/pindax")
 DRIVER = str(BUILD / "test/mount/client_driver")
+# vfork blocks the caller's signals for a moment. A SIGCHLD that comes just then, as of a client that was continued, is not ignored
+# but goes to another thread, whose truncate ends with EINTR.
+subprocess._USE_VFORK = False
 TIMEOUT = 60  # seconds that any single command may take
 
 MiB = 1 << 20
