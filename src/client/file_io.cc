@@ -13,7 +13,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
+#include <memory>
 #include <new>
 
 #include "client/client.h"
@@ -134,15 +136,18 @@ ssize_t in_messages(std::size_t length, Step step) {
 }
 
 ssize_t read_by_message(pindax_client& c, int fd, void* bytes, std::size_t length, u64 offset) {
+  const std::unique_ptr<std::byte[]> memory(new (std::nothrow) std::byte[std::min<std::size_t>(length, proto::kMaxDataBytes)]);
+  if (memory == nullptr) return fail(ENOMEM, "no memory for the bytes of a read");
   return in_messages(length, [&](std::size_t done, std::size_t want) -> ssize_t {
     proto::ReadBody body{};
     if (const int error = c.file_ref(fd, body.file); error != 0) return error;
     body.offset = offset + done;
     body.length = want;
-    Reply reply(want);
+    Reply reply;
+    reply.large = {memory.get(), want};
     if (const int error = c.call(proto::Type::kRead, body, reply); error != 0) return error;
-    std::memcpy(static_cast<char*>(bytes) + done, reply.bytes.data(), std::min(reply.length, want));
-    return static_cast<ssize_t>(std::min(reply.length, want));
+    std::memcpy(static_cast<char*>(bytes) + done, memory.get(), reply.length);
+    return static_cast<ssize_t>(reply.length);
   });
 }
 

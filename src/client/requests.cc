@@ -53,8 +53,9 @@ void Requests::wait(u64 id, Reply& reply) {
 
 void Requests::finish(Reply& reply, i64 status, const std::byte* data, std::size_t length) {
   reply.status = status;
-  reply.length = std::min(length, reply.bytes.size());
-  if (reply.length != 0) std::memcpy(reply.bytes.data(), data, reply.length);
+  const std::span<std::byte> room = status >= 0 && !reply.large.empty() ? reply.large : std::span<std::byte>(reply.bytes);
+  reply.length = std::min(length, room.size());
+  if (reply.length != 0) std::memcpy(room.data(), data, reply.length);
   reply.done.store(1, std::memory_order_release);
   reply.done.notify_all();
 }

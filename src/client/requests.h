@@ -9,6 +9,7 @@
 
 #include <array>
 #include <atomic>
+#include <span>
 #include <vector>
 
 #include "base/mutex.h"
@@ -22,6 +23,8 @@ struct Reply {
   i64 status = 0;              // of proto::ReplyBody
   std::size_t length = 0;      // of what follows it, cut to the room
   std::array<std::byte, 512> bytes;
+  // Where the contents of a success go instead, unless it is empty. Not memory of a mapping: the service thread fills it.
+  std::span<std::byte> large;
   std::atomic<u32> done{0};    // futex word: 1 when the rest is filled
 };
 

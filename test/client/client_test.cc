@@ -408,6 +408,24 @@ TEST_CASE("client: a client that must not map directly is told so and cannot map
   CHECK(pindax_map(other.get(), file.fd(), 0, 4096, PROT_READ, 0, &none) == -EACCES);
 }
 
+TEST_CASE("client: without mount and mapping, pread and pwrite take any number of bytes by message") {
+  Setup s(0);
+  pindax_attach_options options = {};
+  options.size = sizeof(options);
+  options.flags = PINDAX_ATTACH_INDIRECT;
+  pindax::Client other(s.world.socket_path(), &options);
+  auto file = other.open("/f", O_RDWR);
+  std::string stored;
+  for (std::size_t i = 0; i < 40 * kBlockSize + 77; ++i) stored += static_cast<char>('a' + i % 23);  // more than two messages
+  CHECK(file.pwrite(stored.data(), stored.size(), 11) == stored.size());
+  std::string seen(stored.size() + 100, '?');
+  CHECK(file.pread(seen.data(), seen.size(), 11) == stored.size());
+  CHECK(seen.substr(0, stored.size()) == stored);
+  CHECK(file.pread(seen.data(), 600, 11 + 70'000) == 600);
+  CHECK(seen.substr(0, 600) == stored.substr(70'000, 600));
+  CHECK(file.pread(seen.data(), 1, 11 + stored.size()) == 0);
+}
+
 TEST_CASE("client: when the daemon ends, calls fail and untouched pages are a SIGBUS") {
   Setup s(64 * 512 * kBlockSize / 8);
   auto m = s.map(1024 * kBlockSize);
