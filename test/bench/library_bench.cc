@@ -163,6 +163,20 @@ int main(int argc, char** argv) {
                               for (unsigned long i = 0; i < n; ++i)
                                 if (pindax_pwrite(client, fd, out, 4096, at(i)) != 4096) die("pwrite");
                             }}}, 50'000);
+  // Each round begins with an empty file; a memfd is a file of tmpfs.
+  const int memory_file = ::memfd_create("bench", MFD_CLOEXEC);
+  const int growing = pindax_open(client, "/bench.append", O_RDWR | O_CREAT, 0600);
+  if (memory_file < 0 || growing < 0) die("open");
+  const auto append = [](int f, unsigned long n, auto write) {
+    if (::ftruncate(f, 0) != 0) std::perror("truncate"), std::exit(4);
+    for (unsigned long i = 0; i < n; ++i)
+      if (write(i * 4096) != 4096) die("append");
+  };
+  compare("4 KiB append", {{"tmpfs write", [&](unsigned long n) { append(memory_file, n, [&](unsigned long to) { return ::pwrite(memory_file, out, 4096, static_cast<off_t>(to)); }); }},
+                           {"pindax_pwrite", [&](unsigned long n) { append(growing, n, [&](unsigned long to) { return pindax_pwrite(client, growing, out, 4096, to); }); }}}, 2000);
+  pindax_close(client, growing);
+  ::close(memory_file);
+  ::unlink((root + "/bench.append").c_str());
   compare("map+unmap 256 MiB", {{"lazy", [&](unsigned long n) { for (unsigned long i = 0; i < n; ++i) pindax_unmap(map(client, fd, kFile, 0)); }},
                                 {"populated", [&](unsigned long n) { for (unsigned long i = 0; i < n; ++i) pindax_unmap(map(client, fd, kFile, PINDAX_MAP_POPULATE)); }}}, 20);
 
