@@ -341,6 +341,7 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
     InodeSet set GUARDED_BY(mutex);
   };
   Shard& shard_of(InodeNo ino);
+  Mutex& lazy_mutex_of(InodeNo ino);
   static void insert_into(Shard& shard, Inode& inode) REQUIRES(shard.mutex);
   static Inode* find_in(Shard& shard, InodeNo ino) REQUIRES(shard.mutex);
   void forget(Inode& inode);  // its slot was freed
@@ -374,6 +375,10 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
     Mutex mutex{LockRank::kSync};
   };
   std::array<SyncMutex, kShards> sync_mutexes_;
+  struct LazyMutex {
+    Mutex mutex{LockRank::kLeaf};
+  };
+  std::array<LazyMutex, kShards> lazy_mutexes_;
   Mutex rename_mutex_{LockRank::kRename};
 
   Mutex dirty_mutex_{LockRank::kLeaf};

@@ -35,10 +35,12 @@ FileTime now();
 
 class Inode : public boost::intrusive::unordered_set_base_hook<> {
  public:
-  Inode(FileSystem& fs, InodeNo number, u32 gen) : ino(number), generation(gen), owner(fs) {}
+  // `lazy` is shared with other inodes: 40 bytes of each would be for a lock that hardly anybody waits for.
+  Inode(FileSystem& fs, InodeNo number, u32 gen, Mutex& lazy) : ino(number), generation(gen), owner(fs), lazy_mutex(lazy) {}
 
   const InodeNo ino;
   const u32 generation;
+  std::atomic<u32> refs{0};  // InodeRef
   FileSystem& owner;
 
   SharedMutex mutex{LockRank::kInode};
@@ -63,7 +65,7 @@ class Inode : public boost::intrusive::unordered_set_base_hook<> {
   // Grows whenever extents move inside the file: ranges that were remembered before mean other bytes.
   u64 shifts GUARDED_BY(mutex) = 0;
 
-  Mutex lazy_mutex{LockRank::kLeaf};
+  Mutex& lazy_mutex;  // a leaf
   // Most cached inodes were never written here: allocated on first use.
   std::unique_ptr<Recent> recent GUARDED_BY(lazy_mutex);
   LazyTimes& lazy() REQUIRES(lazy_mutex) { return recent_ref().times; }
@@ -72,7 +74,6 @@ class Inode : public boost::intrusive::unordered_set_base_hook<> {
   InodeLayout* layout();  // created on first use, thread-safe
   InodeLayout* layout_if_any() const { return layout_.load(std::memory_order_acquire); }
 
-  std::atomic<u32> refs{0};       // InodeRef
   std::atomic<bool> orphan{false};  // links == 0
   std::atomic<bool> holds_no_blocks{false};  // when its last name went: freeing it gives nobody any room
   std::atomic<bool> may_have_capability{true};  // false: no security.capability to drop at the next write

@@ -58,10 +58,12 @@ FileSystemImpl::Shard::Shard() : buckets(kFirstBuckets), set(InodeSet::bucket_tr
 
 FileSystemImpl::Shard& FileSystemImpl::shard_of(InodeNo ino) { return shards_[mix(ino) >> 58]; }
 
+Mutex& FileSystemImpl::lazy_mutex_of(InodeNo ino) { return lazy_mutexes_[mix(ino) >> 58].mutex; }
+
 Mutex& FileSystemImpl::sync_mutex_of(const Inode& inode) { return sync_mutexes_[mix(inode.ino) >> 58].mutex; }
 
 void FileSystemImpl::insert_into(Shard& shard, Inode& inode) {
-  if (shard.set.size() >= shard.buckets.size()) {
+  if (shard.set.size() >= 2 * shard.buckets.size()) {  // a bucket is eight bytes of each inode's two hundred
     std::vector<InodeSet::bucket_type> more(shard.buckets.size() * 2);
     shard.set.rehash(InodeSet::bucket_traits(more.data(), more.size()));
     shard.buckets.swap(more);
@@ -140,7 +142,7 @@ Result<InodeRef> FileSystemImpl::get(InodeNo ino, u32 generation) {
   const auto& slot = *reinterpret_cast<const format::Inode*>(bytes);
   PINDAX_TRY(format::check_inode(slot, ino));
   if (slot.mode == 0 || (generation != 0 && slot.generation != generation)) return Errc::kStale;
-  auto* fresh = new Inode(*this, ino, slot.generation);
+  auto* fresh = new Inode(*this, ino, slot.generation, lazy_mutex_of(ino));
   fresh->orphan = slot.links == 0;
   insert_into(shard, *fresh);
   return InodeRef(fresh);
@@ -148,7 +150,7 @@ Result<InodeRef> FileSystemImpl::get(InodeNo ino, u32 generation) {
 
 Result<InodeRef> FileSystemImpl::adopt(const Born& born) {
   Shard& shard = shard_of(born.ino);
-  auto fresh = std::make_unique<Inode>(*this, born.ino, born.generation);
+  auto fresh = std::make_unique<Inode>(*this, born.ino, born.generation, lazy_mutex_of(born.ino));
   MutexLock lock(shard.mutex);
   if (Inode* old = find_in(shard, born.ino)) {
     if (old->generation == born.generation) return InodeRef(old);

@@ -6,12 +6,15 @@
 //
 // Node numbers are inode numbers, but for the root, which FUSE calls 1 (no inode of Pindax has that number).
 //
+// A shard is a hash table with open addresses, at most three quarters full: the kernel may know millions of inodes, and each costs two
+// words here.
+//
 // Thread-safe. References are dropped outside the shard's lock: the last one may start work in the file
 // system.
 #pragma once
 
 #include <array>
-#include <unordered_map>
+#include <vector>
 
 #include "base/mutex.h"
 #include "fs/inode.h"
@@ -46,8 +49,13 @@ class NodeTable {
   };
   struct Shard {
     mutable Mutex mutex{LockRank::kLeaf};
-    std::unordered_map<NodeId, Node> nodes GUARDED_BY(mutex);
+    std::vector<Node> nodes GUARDED_BY(mutex);  // a power of two, or none; empty where `inode` is null
+    std::size_t used GUARDED_BY(mutex) = 0;
   };
+  // Where the node is, or where it would go. The table is not full.
+  static std::size_t place_of(const Shard& s, InodeNo ino) REQUIRES(s.mutex);
+  static void resize(Shard& s, std::size_t places) REQUIRES(s.mutex);
+  static void erase(Shard& s, std::size_t at) REQUIRES(s.mutex);
   const Shard& shard(NodeId node) const { return shards_[(node ^ (node >> 6)) % kShards]; }
   Shard& shard(NodeId node) { return shards_[(node ^ (node >> 6)) % kShards]; }
 
