@@ -322,6 +322,7 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   void wait_for_tasks();
   void start_commit_timer();
   void run_commit_timer();
+  void give_back_memory();
 
   // ---- Inode cache ----
   static constexpr unsigned kShards = 64;
@@ -409,6 +410,7 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   Mutex tend_mutex_{LockRank::kDaemon};  // one tend_bad_blocks() at a time
   std::set<u64> tended_ GUARDED_BY(tend_mutex_);  // bad blocks that were taken from everybody
   std::thread timer_;
+  u64 most_cached_ = 0;  // inodes, since memory was given back; the timer's
 };
 
 }  // namespace pindax
