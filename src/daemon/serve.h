@@ -37,7 +37,7 @@ class ClientService : public MountService, private KernelView {
 
  private:
   ClientService() = default;
-  void refresh(InodeNo ino, std::function<void()> done) override { mount_->refresh(ino, std::move(done)); }
+  void refresh(InodeNo ino, bool resized, std::function<void()> done) override { mount_->refresh(ino, resized, std::move(done)); }
   void forget_name(InodeNo dir, std::string name, std::function<void()> done) override {
     mount_->forget_name(dir, std::move(name), std::move(done));
   }

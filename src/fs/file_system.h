@@ -14,6 +14,7 @@
 //    call's record is in the pool before it returns (D2).
 #pragma once
 
+#include <linux/falloc.h>
 #include <sys/statvfs.h>
 
 #include <chrono>
@@ -42,8 +43,7 @@ struct Caller {
   u32 uid = 0;
   u32 gid = 0;
   u32 umask = 022;
-  u32 pid = 0;  // process, 0 if unknown
-  u32 tid = 0;
+  u32 tid = 0;  // thread, 0 if unknown
   std::vector<u32> groups;   // supplementary; filled by the edge where a rule needs them
   bool privileged = false;   // CAP_FSETID: set-id bits survive writes and chmod
 };
@@ -214,6 +214,7 @@ class FileSystem {
   // COLLAPSE_RANGE, INSERT_RANGE; with Linux's errors.
   virtual std::shared_ptr<Change> fallocate(InodeRef inode, int mode, u64 offset, u64 length, const ChangeContext& context,
                                             DoneStatus done) = 0;
+  static bool may_resize(u32 mode) { return (mode & FALLOC_FL_KEEP_SIZE) == 0; }  // of fallocate()
   // Moves the next chunk of the file at or behind `offset` that is in fragments, or not aligned to 2 MiB where it could be, to
   // one new run of blocks. Call it again with `next` until that is kMaxOffset. A pin that the context's policy does not
   // wait for is no error: `busy`.

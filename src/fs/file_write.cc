@@ -191,7 +191,7 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
     const u64 size = slot->size_bytes;
     ChangeRequest request;
     request.operation = "write";
-    request.requester = {caller_.pid, caller_.tid, caller_.uid, {}};
+    request.requester = {.tid = caller_.tid, .uid = caller_.uid};
     request.recall_only = true;
     request.only_frees = false;
     const u64 at = append_ ? size : offset_;

@@ -278,8 +278,8 @@ void Mount::end(std::chrono::milliseconds grace) {
   }
 }
 
-void Mount::refresh(InodeNo ino, std::function<void()> done) {
-  state_->context.notifier.refresh(ino, std::move(done));
+void Mount::refresh(InodeNo ino, bool resized, std::function<void()> done) {
+  state_->context.notifier.refresh(ino, resized, std::move(done));
 }
 
 void Mount::forget_name(InodeNo dir, std::string name, std::function<void()> done) {

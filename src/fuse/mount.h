@@ -51,9 +51,9 @@ class Mount {
   // Thread-safe, from another thread than serve()'s: writes the kernel's dirty pages back, takes the mount
   // out of sight and gives those who use it `grace` to go, then ends serve().
   void end(std::chrono::milliseconds grace);
-  // C7: a client changed the inode's size or times; `done` runs, on any thread, once the kernel knows.
+  // C7: a client changed the inode's times, and its size if `resized`; `done` runs, on any thread, once the kernel knows.
   // Thread-safe.
-  void refresh(InodeNo ino, std::function<void()> done);
+  void refresh(InodeNo ino, bool resized, std::function<void()> done);
   // A client made, removed or renamed `name` in `dir`; likewise.
   void forget_name(InodeNo dir, std::string name, std::function<void()> done);
 

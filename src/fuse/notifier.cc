@@ -79,9 +79,9 @@ void Notifier::invalidate_attributes(InodeNo ino) {
   push({ino, ByteRange{}, {}, {}});
 }
 
-void Notifier::refresh(InodeNo ino, std::function<void()> done) {
+void Notifier::refresh(InodeNo ino, bool resized, std::function<void()> done) {
   if (!nodes_.knows(ino)) return done();  // what the kernel learns from now on is new
-  push({ino, ByteRange{}, std::move(done), {}});
+  push({ino, ByteRange{}, std::move(done), {}, resized});
 }
 
 void Notifier::forget_name(InodeNo dir, std::string name, std::function<void()> done) {
@@ -142,6 +142,8 @@ void Notifier::carry_out(const Job& job) {
   const NodeId node = nodes_.node_of(job.ino);
   if (!job.name.empty()) {
     (void)::fuse_lowlevel_notify_inval_entry(session, node, job.name.data(), job.name.size());
+    (void)::fuse_lowlevel_notify_inval_inode(session, node, -1, 0);
+  } else if (job.range.empty() && !job.resized) {
     (void)::fuse_lowlevel_notify_inval_inode(session, node, -1, 0);
   } else if (job.range.empty()) {
     get_attributes(session, mount_point, job.ino);

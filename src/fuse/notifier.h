@@ -36,8 +36,8 @@ class Notifier : public KernelCache {
 
   void drop(InodeNo ino, ByteRange range, std::function<void()> done) override EXCLUDES(mutex_);
   void invalidate_attributes(InodeNo ino) override EXCLUDES(mutex_);
-  // As invalidate_attributes, and `done` runs, on any thread, once the kernel knows the new size.
-  void refresh(InodeNo ino, std::function<void()> done) EXCLUDES(mutex_);
+  // As invalidate_attributes, and `done` runs, on any thread, once the kernel has forgotten them and, if `resized`, knows the new size.
+  void refresh(InodeNo ino, bool resized, std::function<void()> done) EXCLUDES(mutex_);
   // `name` of directory `dir` means something else now, or nothing: `done` runs, on any thread, once the kernel has forgotten
   // what it meant, and the directory's times.
   void forget_name(InodeNo dir, std::string name, std::function<void()> done) EXCLUDES(mutex_);
@@ -48,6 +48,7 @@ class Notifier : public KernelCache {
     ByteRange range;  // empty: attributes
     std::function<void()> done;
     std::string name;  // not empty: this name of the directory `ino`, and its attributes
+    bool resized = true;  // of attributes
   };
   void push(Job job) EXCLUDES(mutex_);
   void run() EXCLUDES(mutex_);

@@ -68,7 +68,7 @@ void setattr(fuse_req_t req, fuse_ino_t ino, struct stat* attr, int valid, fuse_
     if (request_extras().kill_suidgid) set.valid |= SetAttributes::kKillSuidgid;
     return apply(req, inode, set, caller_of(req));
   }
-  FileSystem::ChangeContext change = change_context(req, *inode);
+  FileSystem::ChangeContext change = change_context(req);
   change.kernel_setattr = true;  // C6
   const u64 size = static_cast<u64>(attr->st_size);
   PendingChange::run(

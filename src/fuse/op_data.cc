@@ -142,7 +142,7 @@ class Copy : public std::enable_shared_from_this<Copy> {
         from_offset_(from_offset),
         to_offset_(to_offset),
         left_(std::min(length, kMaxCopyReply)),
-        change_(change_context(req, *to_)) {
+        change_(change_context(req)) {
     change_.caller = caller_of(req);
     Flight::begin(context_);
   }

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <optional>
 
+#include "base/proc.h"
 #include "fuse/operations.h"
 #include "fuse/reply.h"
 
@@ -56,7 +57,7 @@ void change_flags(fuse_req_t req, Inode& inode, u32 flags) {
   Context& context = context_of(req);
   const Status status = context.fs.set_flags(inode, flags);
   if (!status.ok()) return reply_status(req, status);
-  context.notifier.refresh(inode.ino, [req] { reply_done(req, Status()); });
+  context.notifier.refresh(inode.ino, false, [req] { reply_done(req, Status()); });
 }
 
 void set_flags(fuse_req_t req, Inode& inode, u32 flags) {
@@ -126,16 +127,16 @@ void change_layout(fuse_req_t req, const Handle& handle, const proto::IoctlFallo
   if (in.length == 0) return reply_error(req, Errc::kInvalid);
   Context& context = context_of(req);
   const InodeRef inode = handle.inode;
-  const FileSystem::ChangeContext change = change_context(req, *inode);
+  const FileSystem::ChangeContext change = change_context(req);
   PendingChange::run(
       context.changes, context.executor, req,
       [&](PendingChange::Done done) {
         return context.fs.fallocate(inode, static_cast<int>(in.mode), in.offset, in.length, change,
                                     std::move(done));
       },
-      [req, inode, &context](const Status& status) {
+      [req, inode, &context, resizes = FileSystem::may_resize(in.mode)](const Status& status) {
         if (!status.ok()) return reply_done(req, status);
-        context.notifier.refresh(inode->ino, [req] { reply_done(req, Status()); });
+        context.notifier.refresh(inode->ino, resizes, [req] { reply_done(req, Status()); });
       });
 }
 
@@ -153,7 +154,7 @@ void clone(fuse_req_t req, const Handle& handle, const proto::IoctlClone& in, st
                                       .destination_offset = in.destination_offset,
                                       .length = in.length,
                                       .dedupe = (in.flags & proto::kCloneDedupe) != 0};
-  FileSystem::ChangeContext change = change_context(req, *handle.inode);
+  FileSystem::ChangeContext change = change_context(req);
   learn_rights(req, *handle.inode, change.caller);
   auto shared = std::make_shared<u64>(0);
   PendingChange::run(

@@ -13,7 +13,7 @@ void fallocate(fuse_req_t req, fuse_ino_t, int mode, off_t offset, off_t length,
   if (offset < 0 || length <= 0) return reply_error(req, Errc::kInvalid);
   Context& context = context_of(req);
   const InodeRef inode = handle_of(fi)->inode;
-  FileSystem::ChangeContext change = change_context(req, *inode);
+  FileSystem::ChangeContext change = change_context(req);
   // The kernel marks writes of callers without CAP_FSETID, but not this request.
   learn_rights(req, *inode, change.caller);
   PendingChange::run(

@@ -79,7 +79,7 @@ void reply_create(fuse_req_t req, const InodeRef& inode, int flags) {
 // Truncates to nothing, then `reply`s.
 void truncate_then(fuse_req_t req, const InodeRef& inode, std::function<void()> reply) {
   Context& context = context_of(req);
-  const FileSystem::ChangeContext change = change_context(req, *inode);
+  const FileSystem::ChangeContext change = change_context(req);
   PendingChange::run(
       context.changes, context.executor, req,
       [&](PendingChange::Done done) { return context.fs.truncate(inode, 0, change, std::move(done)); },
@@ -139,7 +139,7 @@ void answer_tmpfile(Context& context, int fd, const fuse_in_header& request, con
   caller.uid = request.uid;
   caller.gid = request.gid;
   caller.umask = in.umask;
-  caller.tid = caller.pid = request.pid;
+  caller.tid = request.pid;
   caller.privileged = true;
   auto made = context.fs.create_unnamed(
       *dir, {.mode = (in.mode & 07777u) | S_IFREG, .rdev = 0, .symlink_target = {}}, caller);

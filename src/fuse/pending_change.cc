@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "fuse/proc.h"
+#include "base/proc.h"
 
 namespace pindax {
 namespace {

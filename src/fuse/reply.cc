@@ -9,7 +9,7 @@
 #include <cstring>
 #include <sstream>
 
-#include "fuse/proc.h"
+#include "base/proc.h"
 
 namespace pindax {
 namespace {
@@ -142,7 +142,6 @@ Caller caller_of(fuse_req_t req) {
   caller.gid = c->gid;
   caller.umask = static_cast<u32>(c->umask);
   caller.tid = static_cast<u32>(c->pid);
-  caller.pid = caller.tid;
   caller.privileged = !request_extras().kill_suidgid;
   return caller;
 }
@@ -159,24 +158,9 @@ void learn_rights(fuse_req_t req, Inode& inode, Caller& caller) {
   for (u32 group = 0; groups >> group;) caller.groups.push_back(group);
 }
 
-u32 process_of(u32 tid) {
-  if (tid == 0) return 0;
-  const auto process = status_field(read_proc(tid, "status"), "Tgid");
-  return process ? static_cast<u32>(std::strtoul(process->c_str(), nullptr, 10)) : 0;
-}
-
-FileSystem::ChangeContext change_context(fuse_req_t req, Inode& inode) {
-  Context& context = context_of(req);
+FileSystem::ChangeContext change_context(fuse_req_t req) {
   FileSystem::ChangeContext change;
   change.caller = caller_of(req);
-  const InodeLayout* layout = inode.layout_if_any();
-  if (layout != nullptr && (context.fs.layout().in_use(*layout) || context.fs.layout().ever_mapped(*layout))) {
-    change.caller.pid = process_of(change.caller.tid);
-    change.requester.command = read_proc(change.caller.tid, "comm");
-    if (!change.requester.command.empty() && change.requester.command.back() == '\n')
-      change.requester.command.pop_back();
-  }
-  change.requester.pid = change.caller.pid;
   change.requester.tid = change.caller.tid;
   change.requester.uid = change.caller.uid;
   return change;

@@ -33,9 +33,7 @@ InodeRef inode_of(fuse_req_t req, fuse_ino_t node, const fuse_file_info* fi);
 Caller caller_of(fuse_req_t req);
 // For requests that do not say whether set-id bits must go: if the file has any, asks /proc for the caller's CAP_FSETID and groups.
 void learn_rights(fuse_req_t req, Inode& inode, Caller& caller);
-// As above, for operations that may wait for pins: the process is looked up if a client uses the inode, or did.
-FileSystem::ChangeContext change_context(fuse_req_t req, Inode& inode);
-// Process of a thread, 0 if unknown.
-u32 process_of(u32 tid);
+// As caller_of(), for operations that may wait for pins.
+FileSystem::ChangeContext change_context(fuse_req_t req);
 
 }  // namespace pindax

@@ -312,13 +312,18 @@ void Break::abandon() {
   core_.remove(*this);
 }
 
+const Requester& Break::requester() const {
+  std::call_once(identified_, [this] { requester_.identify(); });
+  return requester_;
+}
+
 ChangeRow Break::row() const NO_THREAD_SAFETY_ANALYSIS {
   ChangeRow row;
   row.id = id_;
   row.ino = inode_->ino;
   row.operation = request_.operation;
   row.range = range_.empty() ? request_.lock_range : range_;
-  row.requester = request_.requester;
+  row.requester = requester();
   row.policy = policy_;
   const auto since = [](Clock::duration d) { return std::chrono::duration_cast<std::chrono::nanoseconds>(d).count(); };
   row.waiting_ns = static_cast<u64>(since(Clock::now() - arrived_));

@@ -45,6 +45,7 @@
 #pragma once
 
 #include <map>
+#include <mutex>
 
 #include "layout/held_back.h"
 #include "layout/inode_layout.h"
@@ -96,6 +97,8 @@ class Break final : public Change, public Wakeable, public std::enable_shared_fr
   u32& passes(const Passer& who) NO_THREAD_SAFETY_ANALYSIS { return passes_[who]; }
   bool has_passed(const Passer& who) const NO_THREAD_SAFETY_ANALYSIS { return passes_.contains(who); }
   void recheck_locked();  // InodeLayout::recheck()
+  // Who asked for it, with process and command. No lock held.
+  const Requester& requester() const;
   ChangeRow row() const;  // takes the mutex; without waits_for
   std::vector<RecallRow> recall_rows() const;
 
@@ -193,6 +196,8 @@ class Break final : public Change, public Wakeable, public std::enable_shared_fr
   Core& core_;
   const Kind kind_;
   const ChangeRequest request_;
+  mutable Requester requester_ = request_.requester;
+  mutable std::once_flag identified_;
   const BusyPolicy policy_;
   const ByteRange range_;  // made idle; block aligned: pins protect blocks, and a gate must say what the scan says (R26)
   const u64 id_;

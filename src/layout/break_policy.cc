@@ -117,9 +117,9 @@ bool Break::evict(const std::shared_ptr<ClientState>& client) {
   if (first) {
     const ClientIdentity& who = client->port->identity();
     Status killed(Errc::kPermission, "it is the process that asked for this");
-    if (who.pid == 0 || who.pid != request_.requester.pid) {
+    if (who.pid == 0 || who.pid != requester().pid) {
       PINDAX_STEP("break.evict");
-      const Requester& r = request_.requester;
+      const Requester& r = requester();
       killed = client->port->evict(std::string("it holds up a ") + request_.operation + " of inode " +
                                        std::to_string(inode_->ino.value) + " by process " + std::to_string(r.pid) + " (uid " +
                                        std::to_string(r.uid) + "), policy evict",

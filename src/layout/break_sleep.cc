@@ -33,7 +33,7 @@ void Break::sleep(std::vector<BusyPin> busy, bool for_recall) {
     // A clean page goes without write-back.
     if (for_recall && inode_->pages.draining(range_) && inode_->pages.may_be_dirty()) nodes.push_back(inode_->kernel_node);
   }
-  if (!core_.graph.sleep(id_, {request_.requester.pid, request_.requester.tid}, std::move(holders), std::move(nodes)))
+  if (!core_.graph.sleep(id_, {requester().pid, requester().tid}, std::move(holders), std::move(nodes)))
     return finish(Status(Errc::kDeadlock, "a pin in the way is held by a thread that waits for this operation"), false);
   PINDAX_STEP("break.sleeping");
   lock_held_ = false;

@@ -30,6 +30,10 @@ struct Requester {
   u32 tid = 0;  // thread
   u32 uid = 0;
   std::string command;
+
+  // Looks up the process and its command where only the thread is known. That costs more than most changes (15 us), so
+  // it is done when somebody wants to know: not before a change has to wait or is listed.
+  void identify();
 };
 
 // Implemented by the fuse room (a null object serves when nothing is mounted).

@@ -55,7 +55,7 @@ void ServerContext::announce(const KernelNews& news, std::function<void()> then)
     if (left->fetch_sub(1) == 1) then();
   };
   for (const auto& [dir, name] : news.names) kernel->forget_name(dir, name, done);
-  for (const InodeNo ino : news.inodes) kernel->refresh(ino, done);
+  for (const InodeNo ino : news.inodes) kernel->refresh(ino, true, done);
 }
 
 }  // namespace pindax

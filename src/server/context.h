@@ -73,8 +73,9 @@ struct KernelNews {
 class KernelView {
  public:
   virtual ~KernelView() = default;
-  // Attributes of the inode changed by a client: `done` runs, on any thread, once the kernel knows the new size.
-  virtual void refresh(InodeNo ino, std::function<void()> done) = 0;
+  // Attributes of the inode changed by a client: `done` runs, on any thread, once the kernel has forgotten the old ones and, where
+  // the file may have been `resized`, knows the new size.
+  virtual void refresh(InodeNo ino, bool resized, std::function<void()> done) = 0;
   // `name` in `dir` was made, removed or renamed by a client: likewise, once the kernel has forgotten what it knew of it.
   virtual void forget_name(InodeNo dir, std::string name, std::function<void()> done) = 0;
 };

@@ -125,7 +125,7 @@ Status Session::handle_open(Packet& p) {
     self->end_pending(request);
   };
   auto done = [self, inode = inode, reply_open](const Status& status) {
-    self->after_change(*inode, status, [reply_open, status] { reply_open(status); });
+    self->after_change(*inode, status, true, [reply_open, status] { reply_open(status); });
   };
   set_pending_change(request, context_.fs.truncate(inode, 0, change, std::move(done)));
   return {};
@@ -206,7 +206,7 @@ Status Session::handle_write(Packet& p) {
   const FileSystem::WriteRequest what{
       .offset = write.offset, .data = data, .append = write.append == 1, .caller = caller()};
   context_.fs.write(file->inode, what, [self, request, inode = file->inode](const Result<u64>& written) {
-    self->after_change(*inode, written.status(), [self, request, written] {
+    self->after_change(*inode, written.status(), true, [self, request, written] {
       if (written.ok())
         self->reply_body(request, proto::WriteReply{.written = *written});
       else

@@ -33,11 +33,11 @@ FileSystem::ChangeContext change_context(const Peer& peer, Caller caller, u32 th
 
 }  // namespace
 
-void Session::after_change(Inode& inode, const Status& status, std::function<void()> then) {
-  if (status.ok()) publish_size(inode);
+void Session::after_change(Inode& inode, const Status& status, bool resized, std::function<void()> then) {
+  if (status.ok() && resized) publish_size(inode);
   KernelView* kernel = context_.kernel_view.load();
   if (!status.ok() || kernel == nullptr) return then();
-  kernel->refresh(inode.ino, std::move(then));
+  kernel->refresh(inode.ino, resized, std::move(then));
 }
 
 Status Session::handle_fallocate(Packet& p) {
@@ -57,8 +57,8 @@ Status Session::handle_fallocate(Packet& p) {
   auto self = shared_from_this();
   set_pending_change(request, context_.fs.fallocate(file->inode, static_cast<int>(body.mode), body.offset, body.length,
                                                     change_context(peer_, caller(), body.thread, policy, body.deadline_ms),
-                                                    [self, request, inode = file->inode](const Status& s) {
-                                                      self->after_change(*inode, s, [self, request, s] {
+                                                    [self, request, inode = file->inode, mode = body.mode](const Status& s) {
+                                                      self->after_change(*inode, s, FileSystem::may_resize(mode), [self, request, s] {
                                                         self->reply(request, s);
                                                         self->end_pending(request);
                                                       });
@@ -82,7 +82,7 @@ Status Session::handle_truncate(Packet& p) {
   set_pending_change(request, context_.fs.truncate(file->inode, body.size,
                                                    change_context(peer_, caller(), body.thread, policy, body.deadline_ms),
                                                    [self, request, inode = file->inode](const Status& s) {
-                                                     self->after_change(*inode, s, [self, request, s] {
+                                                     self->after_change(*inode, s, true, [self, request, s] {
                                                        self->reply(request, s);
                                                        self->end_pending(request);
                                                      });
@@ -115,7 +115,7 @@ Status Session::handle_clone(Packet& p) {
   set_pending_change(request, context_.fs.clone_range(
                                   what, change_context(peer_, caller(), body.thread, std::nullopt, 0),
                                   [self, request, inode = destination->inode](Result<u64> shared) {
-                                    self->after_change(*inode, shared.status(), [self, request, shared] {
+                                    self->after_change(*inode, shared.status(), true, [self, request, shared] {
                                       if (shared.ok()) self->reply_body(request, proto::CloneReply{.bytes = *shared});
                                       else self->reply(request, shared.status());
                                       self->end_pending(request);

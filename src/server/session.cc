@@ -16,6 +16,8 @@
 #include <cstring>
 #include <fstream>
 
+#include "base/proc.h"
+
 namespace pindax {
 
 namespace {
@@ -23,13 +25,6 @@ namespace {
 #if !defined(SO_PEERPIDFD)
 constexpr int SO_PEERPIDFD = 77;
 #endif
-
-std::string command_of(u32 pid) {
-  std::ifstream in("/proc/" + std::to_string(pid) + "/comm");
-  std::string name;
-  std::getline(in, name);
-  return name;
-}
 
 // True: the process has no memory left although its pid still exists (a zombie, or an exit that hangs in the kernel).
 bool memory_is_empty(u32 pid) {

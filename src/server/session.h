@@ -138,7 +138,7 @@ class Session final : public ClientPort, public std::enable_shared_from_this<Ses
   template <class Body>
   static Status take_body(const Packet& p, Body& out, std::span<const std::byte>* rest = nullptr);
   // C7: runs `then` once the kernel's view of the inode is right again after a change that succeeded.
-  void after_change(Inode& inode, const Status& status, std::function<void()> then);
+  void after_change(Inode& inode, const Status& status, bool resized, std::function<void()> then);
   void reply(u64 request, const Status& status, std::span<const std::byte> body = {},
              std::span<const std::byte> tail = {}, std::vector<UniqueFd> descriptors = {});
   template <class Body>
@@ -264,7 +264,6 @@ inline Caller Session::caller() const {
   c.uid = peer_.uid;
   c.gid = peer_.gid;
   c.umask = 0;
-  c.pid = peer_.pid;
   c.tid = peer_.pid;
   c.groups = peer_.groups;
   c.privileged = peer_.uid == 0;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "fuse/proc.h"
+#include "base/proc.h"
 
 #include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 
 #include "base/mutex.h"
 #include "base/unique_fd.h"
@@ -51,6 +52,18 @@ std::optional<std::string> status_field(const std::string& status, const std::st
   const std::size_t begin = status.find_first_not_of(" \t", at + start.size());
   if (begin == std::string::npos) return std::string();
   return status.substr(begin, status.find('\n', begin) - begin);
+}
+
+u32 process_of(u32 tid) {
+  if (tid == 0) return 0;
+  const auto process = status_field(read_proc(tid, "status"), "Tgid");
+  return process ? static_cast<u32>(std::strtoul(process->c_str(), nullptr, 10)) : 0;
+}
+
+std::string command_of(u32 tid) {
+  std::string name = read_proc(tid, "comm");
+  if (!name.empty() && name.back() == '\n') name.pop_back();
+  return name;
 }
 
 }  // namespace pindax
