@@ -79,7 +79,7 @@ class Allocator {
   virtual bool punch_claimed(BlockRun run) = 0;
   // Freed by name but not reusable; persistent.
   virtual Status quarantine(Transaction& tx, BlockRun run, format::QuarantineReason reason) = 0;
-  // The pin or former client is gone: quarantined blocks inside `run` become free (in the transaction).
+  // The pin or former client is gone: quarantined blocks inside `run` that nobody holds become free (in the transaction).
   virtual Status release_quarantine(Transaction& tx, BlockRun run) = 0;
   struct QuarantinedRun {
     BlockRun run;
@@ -93,7 +93,7 @@ class Allocator {
     BlockRun run;
     u64 owners = 1;
   };
-  // Of every block of the run, in order; neighbours may be equal. As `tx` sees it; null: as committed.
+  // Of every block of the run, in order; neighbours may be equal; with holds. As `tx` sees it; null: as committed.
   virtual Result<std::vector<OwnedRun>> owners(BlockRun run, Transaction* tx) = 0;
   // How many blocks from the start of the run one transaction should count up or down at once. At least 1.
   virtual Result<u64> countable(Transaction& tx, BlockRun run) = 0;
@@ -102,6 +102,16 @@ class Allocator {
   // One owner less (T2: counted down and tested in one step). Runs that have none left are appended to `last`: theirs to free
   // or to quarantine, in this transaction.
   virtual Status drop_owner(Transaction& tx, BlockRun run, std::vector<BlockRun>* last) = 0;
+
+  // ---- Holds (holds.cc): runs that a file has given up while somebody may still read them through a translation of that file which he
+  // was told to drop and has not (F4). In memory; after a crash quarantine_all does the same for everything (D2) ----
+  // From the commit on, until release_hold(), every block counts one owner more, so that whoever owns it does not store into it in
+  // place, and does not leave quarantine. Holds of a block add up.
+  virtual void hold(Transaction& tx, BlockRun run) = 0;
+  // One hold less; what is in quarantine and not held any more becomes free.
+  virtual Status release_hold(Transaction& tx, BlockRun run) = 0;
+  // The parts of the run that are held, as the transaction finds them, which must have changed owners or quarantine before.
+  virtual std::vector<BlockRun> held(Transaction& tx, BlockRun run) = 0;
 
   // ---- Bad blocks (bad_blocks.cc): what they hold cannot be read back. Listed on media for good, never handed out ----
   struct BadBlock {
@@ -122,7 +132,8 @@ class Allocator {
   // Called when settle_bad() has something to do, with any locks held: it must take none but of rank kLeaf. Null: nobody.
   virtual void set_bad_listener(std::function<void()> listener) = 0;
 
-  // While set (a former client still maps the pool: D2), every free() goes to quarantine instead.
+  // While set (a former client still maps the pool: D2), every free() goes to quarantine instead, and blocks that may be shared
+  // count one owner more.
   virtual void set_quarantine_all(bool on) = 0;
 
   // An unused inode slot, near the directory's AG; allocates an inode block if none has a free slot. The slot's media

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // The allocator's inside. One class, its parts in one file a subject: allocator.cc (blocks), inode_slots.cc,
-// host_space.cc, quarantine.cc, shares.cc, bad_blocks.cc; policy in placement.h, the way back of freed blocks in resting.h, what changes on media in media_counts.h.
+// host_space.cc, quarantine.cc, holds.cc, shares.cc, bad_blocks.cc; policy in placement.h, the way back of freed blocks in resting.h, what changes on media in media_counts.h.
 //
 // Invariants
 //  1. A group's bitmaps are read once, when it is first needed, under its mutex. They change on media only in commits that
@@ -24,6 +24,7 @@
 #include "alloc/placement.h"
 #include "alloc/resting.h"
 #include "alloc/sparse_bits.h"
+#include "base/interval_map.h"
 #include "base/mutex.h"
 #include "tree/tree.h"
 
@@ -54,6 +55,9 @@ class AllocatorImpl final : public Allocator {
   Status settle_bad() override;
   std::vector<BadBlock> bad_blocks() const override;
   void set_bad_listener(std::function<void()> listener) override;
+  void hold(Transaction& tx, BlockRun run) override;
+  Status release_hold(Transaction& tx, BlockRun run) override;
+  std::vector<BlockRun> held(Transaction& tx, BlockRun run) override;
   void set_quarantine_all(bool on) override;
   Result<InodeNo> allocate_inode(Transaction& tx, InodeNo near) override;
   void free_inode(Transaction& tx, InodeNo ino) override;
@@ -124,6 +128,11 @@ class AllocatorImpl final : public Allocator {
   class TreeNodes;
   void lock_trees(Transaction& tx) NO_THREAD_SAFETY_ANALYSIS;
   Status put_quarantined(Transaction& tx, const QuarantinedRun& q);
+  Status free_quarantined(Transaction& tx, BlockRun run);
+
+  // ---- Holds (holds.cc) ----
+  std::vector<OwnedRun> with_holds(std::vector<OwnedRun> runs) const;
+  void change_holds(BlockRun run, bool add);
 
   // ---- Bad blocks (bad_blocks.cc) ----
   struct BadState {
@@ -166,6 +175,7 @@ class AllocatorImpl final : public Allocator {
   BlockNo pending_root_;                   // as the holder leaves it
   u64 pending_blocks_ = 0;
   bool quarantine_changed_ = false;
+  IntervalMap<u32> holds_;                 // by block number, as committed
   std::map<u32, BlockNo> pending_shares_;  // roots by group, as the holder leaves them
   BlockNo bad_root_;                       // committed; settle_bad()'s
 

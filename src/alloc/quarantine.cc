@@ -95,6 +95,15 @@ Status AllocatorImpl::quarantine(Transaction& tx, BlockRun run, QuarantineReason
   return {};
 }
 
+// The lock is held.
+Status AllocatorImpl::free_quarantined(Transaction& tx, BlockRun run) {
+  if (run.length == 0) return {};
+  if (pending_blocks_ < run.length) return corrupt(run.start);
+  pending_blocks_ -= run.length;
+  free_now(tx, run, true);
+  return {};
+}
+
 Status AllocatorImpl::release_quarantine(Transaction& tx, BlockRun run) {
   lock_trees(tx);
   // While former clients live, what a pin let go of still belongs to them.
@@ -126,9 +135,13 @@ Status AllocatorImpl::release_quarantine(Transaction& tx, BlockRun run) {
       PINDAX_TRY(put_quarantined(tx, {middle, q.since_ns, QuarantineReason::kFormerClient}));
       continue;
     }
-    if (pending_blocks_ < middle.length) return corrupt(begin);
-    pending_blocks_ -= middle.length;
-    free_now(tx, middle, true);
+    u64 at = begin.value;
+    for (const BlockRun& h : held(tx, middle)) {
+      PINDAX_TRY(free_quarantined(tx, {BlockNo(at), h.start.value - at}));
+      PINDAX_TRY(put_quarantined(tx, {h, q.since_ns, QuarantineReason::kPinned}));
+      at = h.end().value;
+    }
+    PINDAX_TRY(free_quarantined(tx, {BlockNo(at), end.value - at}));
   }
   return {};
 }

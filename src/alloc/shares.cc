@@ -92,11 +92,9 @@ Result<std::vector<Allocator::OwnedRun>> AllocatorImpl::owners(BlockRun run,
   else if (ref->root.value != 0)
     found = records(mine ? TreeReader(*tx, *ref) : TreeReader(store_, *ref), geometry_, run.start.value,
                     run.end().value - 1, ~0u);
-  if (!mine) trees_mutex_.unlock();
-  if (!found.ok()) return found.status();
   std::vector<OwnedRun> out;
   u64 at = run.start.value;
-  for (const Share& s : *found) {
+  for (const Share& s : found.ok() ? *found : std::vector<Share>()) {
     const u64 begin = std::max(s.begin, at), end = std::min(s.end, run.end().value);
     if (begin >= end) continue;
     if (at < begin) out.push_back({{BlockNo(at), begin - at}, 1});
@@ -104,6 +102,9 @@ Result<std::vector<Allocator::OwnedRun>> AllocatorImpl::owners(BlockRun run,
     at = end;
   }
   if (at < run.end().value) out.push_back({{BlockNo(at), run.end().value - at}, 1});
+  out = with_holds(std::move(out));
+  if (!mine) trees_mutex_.unlock();
+  if (!found.ok()) return found.status();
   return out;
 }
 

@@ -200,7 +200,7 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
     PINDAX_STEP("fs.fallocate_locked");
     switch (mode_) {
       case Mode::kUnshare:
-        PINDAX_TRY(unshare_blocks(fs_, *inode_, range_.begin, range_.end));
+        PINDAX_TRY(unshare_blocks(fs_, *inode_, range_.begin, range_.end, grant));
         return reserve();
       case Mode::kReserve:
         return reserve();
@@ -245,12 +245,12 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
   }
 
   // Zeros in the partly covered blocks at both ends.
-  Status zero_edges() {
+  Status zero_edges(const ChangeGrant& grant) {
     const u64 head = std::min(range_.end, round_up(range_.begin, kBlockSize));
     const u64 tail = std::max(head, round_down(range_.end, kBlockSize));
     if (head == range_.begin && tail == range_.end) return {};
     for (const ByteRange edge : {ByteRange{range_.begin, head}, ByteRange{tail, range_.end}})
-      if (!edge.empty()) PINDAX_TRY(unshare_blocks(fs_, *inode_, edge.begin, edge.end));
+      if (!edge.empty()) PINDAX_TRY(unshare_blocks(fs_, *inode_, edge.begin, edge.end, grant));
     WriteLock lock(inode_->mutex);
     PINDAX_ASSIGN(const SlotView slot, fs_.read_slot(*inode_));
     const ExtentReader reader(fs_.store(), *slot);
@@ -264,7 +264,7 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
   }
 
   Status punch(const ChangeGrant& grant) {
-    PINDAX_TRY(zero_edges());
+    PINDAX_TRY(zero_edges(grant));
     return remove_range(fs_, *inode_, range_.begin, range_.end, grant,
                         [&](Transaction& tx, format::Inode& slot) { return finish_slot(tx, slot); });
   }
@@ -273,7 +273,7 @@ class Fallocation : public std::enable_shared_from_this<Fallocation> {
     // Space first: it is what may fail.
     Reservation reservation(fs_, *inode_);
     PINDAX_TRY(reservation.reserve(first_block(range_.begin), end_block(range_.end)));
-    PINDAX_TRY(zero_edges());
+    PINDAX_TRY(zero_edges(grant));
     PINDAX_ASSIGN(const bool shares, shares_blocks());
     if (grant.to_quarantine.empty() && !shares) {
       bool fits = false;

@@ -96,6 +96,7 @@ struct StoreJob {
   bool extends = false;             // the size grows to what was stored
   bool keep_set_id = true;
   bool write_back = false;  // no range is held: what is behind the size or being freed is dropped
+  const ChangeGrant* grant = nullptr;  // how to treat shared blocks that it replaces; null: it replaces none that anybody translates
   bool only_shared = false;  // copies what the file shares, and leaves everything else alone (unshare_range)
 };
 // Gives every block of the job contents (shared ones are copied first: fs/share.h) and, if asked, the file a new size; one transaction for each part

@@ -202,6 +202,7 @@ class Storer {
     PINDAX_TRY(fill_copy(e, old, at, stop, durable));
     PINDAX_STEP("fs.cow_copied");
     ChangeGrant grant;
+    if (job_.grant != nullptr) grant = *job_.grant;
     grant.was_mapped = true;
     RunReleaser releaser(fs_, tx, grant);
     InodeNodes nodes(fs_.allocator(), slot);

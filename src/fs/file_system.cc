@@ -113,7 +113,7 @@ Status FileSystemImpl::release_former_quarantine() {
 void FileSystemImpl::release(u64 block, u64 length_blocks) {
   if (!check_writable().ok()) return;  // stays in quarantine: the next mount frees it
   Transaction tx(*store_);
-  const Status s = allocator_->release_quarantine(tx, BlockRun{BlockNo(block), length_blocks});
+  const Status s = allocator_->release_hold(tx, BlockRun{BlockNo(block), length_blocks});
   if (s.ok() && !tx.empty()) static_cast<void>(tx.commit().ok());  // on failure likewise
 }
 

@@ -248,12 +248,13 @@ class FileSystem {
   // ---- Direct mappers (fs/map.cc); call under a shared hold of `range` ----
   // What lies behind the block-aligned range. for_write: holes and unwritten blocks become written zeros first, and a
   // strict-mode commit has happened before this returns. kNoSpace. What lies in bad blocks stays lost: kBad.
-  // Shared blocks are copied for a write only if `may_copy` (the hold came with a break that moves blocks), else kTryAgain.
-  virtual Result<std::vector<Translation>> translate(Inode& inode, ByteRange range, bool for_write, bool may_copy = false) = 0;
+  // Shared blocks are copied for a write if the hold came with a break that moves blocks, whose grant is `copy`; null: kTryAgain.
+  virtual Result<std::vector<Translation>> translate(Inode& inode, ByteRange range, bool for_write,
+                                                      const ChangeGrant* copy = nullptr) = 0;
   // True if the file may share blocks of the range with others (fs/share.h): stores and pins must make them its own first.
   virtual Result<bool> shares_blocks(Inode& inode, ByteRange range) = 0;
-  // Makes them the file's own. Call under a hold that came with a break that moves blocks. kNoSpace.
-  virtual Status unshare(Inode& inode, ByteRange range) = 0;
+  // Makes them the file's own. Call under a hold that came with a break that moves blocks, and with its grant. kNoSpace.
+  virtual Status unshare(Inode& inode, ByteRange range, const ChangeGrant& grant) = 0;
   // Before a client's mapping of the range is made known to the layout room: gates over shared blocks (P4) and of files that
   // have lost bytes are slow.
   virtual Status publish_for_gates(Inode& inode, ByteRange range) = 0;

@@ -127,9 +127,10 @@ class FileSystemImpl final : public FileSystem, private QuarantineOwner {
   Result<u64> size(Inode& inode) override;
   Status fsync(Inode& inode, bool datasync) override;
   Status sync_all() override;
-  Result<std::vector<Translation>> translate(Inode& inode, ByteRange range, bool for_write, bool may_copy = false) override;
+  Result<std::vector<Translation>> translate(Inode& inode, ByteRange range, bool for_write,
+                                              const ChangeGrant* copy = nullptr) override;
   Result<bool> shares_blocks(Inode& inode, ByteRange range) override;
-  Status unshare(Inode& inode, ByteRange range) override;
+  Status unshare(Inode& inode, ByteRange range, const ChangeGrant& grant) override;
   Status publish_for_gates(Inode& inode, ByteRange range) override;
   void note_direct_stores(Inode& inode, ByteRange range) override;
   Result<bool> find_owners(OwnerScan& scan) override;

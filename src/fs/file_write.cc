@@ -166,8 +166,9 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
   }
 
   // Way 2, under the hold.
-  Status store() {
+  Status store(const ChangeGrant* grant) {
     StoreJob job;
+    job.grant = grant;
     job.offset = offset_;
     job.end = end();
     job.data = source_.bytes();
@@ -181,7 +182,7 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
     const auto self = shared_from_this();
     RetriedChange::start(
         fs_.layout(), inode_, [self] { return self->plan(); },
-        [self](const ChangeGrant&, bool* again) { return self->with_exclusive_hold(again); },
+        [self](const ChangeGrant& grant, bool* again) { return self->with_exclusive_hold(grant, again); },
         [self](Status status) { self->finish(std::move(status)); });
   }
 
@@ -234,7 +235,7 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
     return at > slot.size_bytes ? std::min(zeros, round_up(slot.size_bytes, kBlockSize)) : zeros;
   }
 
-  Status with_exclusive_hold(bool* again) {
+  Status with_exclusive_hold(const ChangeGrant& grant, bool* again) {
     {
       ReadLock lock(inode_->mutex);
       PINDAX_ASSIGN(const SlotView slot, fs_.read_slot(*inode_));
@@ -254,7 +255,7 @@ class WriteOperation : public std::enable_shared_from_this<WriteOperation> {
       if (*again) return {};
     }
     PINDAX_STEP("fs.write_exclusive");
-    return store();
+    return store(&grant);
   }
 
   void finish(Status status) {

@@ -41,7 +41,7 @@ bool can_be_stored_into(const FileSystemImpl& fs, const std::vector<DataPart>& p
 }  // namespace
 
 Result<std::vector<Translation>> FileSystemImpl::translate(Inode& inode, ByteRange range, bool for_write,
-                                                           bool may_copy) {
+                                                           const ChangeGrant* copy) {
   range = block_aligned(range);
   if (for_write) PINDAX_TRY(check_writable());
   for (unsigned attempt = 0;; ++attempt) {
@@ -70,9 +70,10 @@ Result<std::vector<Translation>> FileSystemImpl::translate(Inode& inode, ByteRan
         return out;
       }
       const bool shares = std::any_of(parts.begin(), parts.end(), [](const DataPart& p) { return p.extent.shared && !p.lost; });
-      if (!may_copy && shares) return Status(Errc::kTryAgain, "the range shares blocks");
+      if (copy == nullptr && shares) return Status(Errc::kTryAgain, "the range shares blocks");
       missing.offset = range.begin;
       missing.end = end;
+      missing.grant = copy;
     }
     // Under a hold of the range the blocks cannot vanish again: the second look finds them.
     if (attempt > 0) return Status(Errc::kTryAgain, "the range is not held");
@@ -91,9 +92,9 @@ Result<bool> FileSystemImpl::shares_blocks(Inode& inode, ByteRange range) {
   return may_share(ExtentReader(*store_, *slot), first_block(range.begin), end_block(range.end));
 }
 
-Status FileSystemImpl::unshare(Inode& inode, ByteRange range) {
+Status FileSystemImpl::unshare(Inode& inode, ByteRange range, const ChangeGrant& grant) {
   PINDAX_TRY(check_writable());
-  return unshare_blocks(*this, inode, range.begin, range.end);
+  return unshare_blocks(*this, inode, range.begin, range.end, grant);
 }
 
 Status FileSystemImpl::publish_for_gates(Inode& inode, ByteRange range) {

@@ -24,8 +24,9 @@ bool all_private_data(FileSystemImpl& fs, const std::vector<ExtentInfo>& extents
   return !may_share(extents) && all_data(fs, extents, begin, end) && !has_bad(fs, extents);
 }
 
-Result<u64> unshare_range(FileSystemImpl& fs, Inode& inode, u64 begin, u64 end) {
+Result<u64> unshare_range(FileSystemImpl& fs, Inode& inode, u64 begin, u64 end, const ChangeGrant& grant) {
   StoreJob job;
+  job.grant = &grant;
   job.offset = round_down(begin, kBlockSize);
   job.end = round_up(std::min(end, format::kMaxFileBytes), kBlockSize);
   job.only_shared = true;
@@ -41,8 +42,8 @@ Result<u64> unshare_range(FileSystemImpl& fs, Inode& inode, u64 begin, u64 end) 
   return job.offset + done;
 }
 
-Status unshare_blocks(FileSystemImpl& fs, Inode& inode, u64 begin, u64 end) {
-  PINDAX_ASSIGN(const u64 done, unshare_range(fs, inode, begin, end));
+Status unshare_blocks(FileSystemImpl& fs, Inode& inode, u64 begin, u64 end, const ChangeGrant& grant) {
+  PINDAX_ASSIGN(const u64 done, unshare_range(fs, inode, begin, end, grant));
   return done >= end ? Status() : Status(Errc::kNoSpace);
 }
 
@@ -57,15 +58,20 @@ Status RunReleaser::release(const ExtentInfo& e) {
   if (!e.shared) return release_owned(e, grant_.was_mapped);
   std::vector<BlockRun> last;
   PINDAX_TRY(fs_.allocator().drop_owner(tx_, {e.block, e.length}, &last));
+  FileBlock at = e.file_block;
   for (const BlockRun& run : last) {
-    const FileBlock at = e.file_block + (run.start - e.block);
+    const FileBlock begin = e.file_block + (run.start - e.block), end = begin + run.length;
+    PINDAX_TRY(give_up_share(e, at, begin));
     // Clients may have mapped it through any of its owners.
-    PINDAX_TRY(release_owned(clip_extent(e, at, at + run.length), true));
+    PINDAX_TRY(release_owned(clip_extent(e, begin, end), true));
+    at = end;
   }
-  return {};
+  return give_up_share(e, at, e.file_end());
 }
 
-Status RunReleaser::release_owned(const ExtentInfo& e, bool punch) {
+// Calls f(part, held_back) for the parts of the extent that the grant tells apart.
+template <class F>
+Status RunReleaser::each_part(const ExtentInfo& e, F&& f) {
   u64 at = byte_of(e.file_block);
   const u64 end = byte_of(e.file_end());
   while (at < end) {
@@ -84,14 +90,40 @@ Status RunReleaser::release_owned(const ExtentInfo& e, bool punch) {
         if (from > at) stop = std::min(stop, from);
       }
     }
-    const ExtentInfo part = clip_extent(e, first_block(at), first_block(stop));
-    if (held_back) {
-      PINDAX_TRY(quarantine(part));
-    } else {
-      free(part, punch);
-    }
+    PINDAX_TRY(f(clip_extent(e, first_block(at), first_block(stop)), held_back));
     at = stop;
   }
+  return {};
+}
+
+// Others own it as well. Where somebody may still read it as this file's, it stays as it is until he does not (F4).
+Status RunReleaser::give_up_share(const ExtentInfo& e, FileBlock begin, FileBlock end) {
+  if (begin == end) return {};
+  return each_part(clip_extent(e, begin, end), [&](const ExtentInfo& part, bool held_back) {
+    if (held_back) hold(part);
+    return Status();
+  });
+}
+
+Status RunReleaser::release_owned(const ExtentInfo& e, bool punch) {
+  return each_part(e, [&](const ExtentInfo& part, bool held_back) {
+    if (held_back) return quarantine(part);
+    if (part.shared) return release_last(part);
+    free(part, punch);
+    return Status();
+  });
+}
+
+// What another file gave up before, and somebody may still read as that file's, is his hold's to free.
+Status RunReleaser::release_last(const ExtentInfo& e) {
+  FileBlock at = e.file_block;
+  for (const BlockRun& run : fs_.allocator().held(tx_, {e.block, e.length})) {
+    const FileBlock begin = e.file_block + (run.start - e.block);
+    if (at < begin) free(clip_extent(e, at, begin), true);
+    PINDAX_TRY(fs_.allocator().quarantine(tx_, run, format::QuarantineReason::kPinned));
+    at = begin + run.length;
+  }
+  if (at < e.file_end()) free(clip_extent(e, at, e.file_end()), true);
   return {};
 }
 
@@ -121,11 +153,16 @@ void RunReleaser::free(const ExtentInfo& part, bool punch) {
 Status RunReleaser::quarantine(const ExtentInfo& part) {
   PINDAX_TRY(
       fs_.allocator().quarantine(tx_, BlockRun{part.block, part.length}, format::QuarantineReason::kPinned));
-  if (!grant_.quarantined) return {};
+  hold(part);
+  return {};
+}
+
+void RunReleaser::hold(const ExtentInfo& part) {
+  if (!grant_.quarantined) return;  // nobody would release it: the next mount does
+  fs_.allocator().hold(tx_, BlockRun{part.block, part.length});
   tx_.on_commit([tell = grant_.quarantined, part](Lsn) {
     tell({byte_of(part.file_block), byte_of(part.file_end())}, part.block.value, part.length);
   });
-  return {};
 }
 
 Result<FileBlock> releasable_end(FileSystemImpl& fs, Transaction& tx, const format::Inode& slot,

@@ -15,7 +15,9 @@
 //     extent is flagged and Inode::mutex is held, no store into it is under way anywhere: that is all that
 //     sharing needs of its source.
 //  5. Gates over flagged blocks are slow (Layout::set_shared): before the flags are set, until they are off.
-//  6. Behind the end of any file that owns it, bytes of a shared block are zeros to all its owners: the
+//  6. If a translation may remain nevertheless (a client that does not answer: F4, forced), the block that the file gives up is held
+//     (alloc/holds.cc): nobody stores into it, and it is not free, until the translation is gone.
+//  7. Behind the end of any file that owns it, bytes of a shared block are zeros to all its owners: the
 //     source's tail is zeroed before it is shared, and a file that is cut in a block owns that one alone. So
 //     zeroing such a tail again (zero_tail), in case a client stored what it must not, takes nothing away.
 //
@@ -36,10 +38,10 @@ bool all_private_data(FileSystemImpl& fs, const std::vector<ExtentInfo>& extents
 // Gives the file blocks of its own for what it shares in [begin, end) bytes; what is not shared stays, holes
 // stay holes. Contents, size and times do not change. One transaction for each part that fits into a record.
 // Returns where it stopped: `end` (aligned up) unless space ran out. The range is held exclusively, its
-// translations and kernel pages recalled; no inode lock held. kNoSpace if nothing could be done.
-Result<u64> unshare_range(FileSystemImpl& fs, Inode& inode, u64 begin, u64 end);
+// translations and kernel pages recalled but for what `grant` holds back; no inode lock held. kNoSpace if nothing could be done.
+Result<u64> unshare_range(FileSystemImpl& fs, Inode& inode, u64 begin, u64 end, const ChangeGrant& grant);
 // The same for short ranges: all or kNoSpace.
-Status unshare_blocks(FileSystemImpl& fs, Inode& inode, u64 begin, u64 end);
+Status unshare_blocks(FileSystemImpl& fs, Inode& inode, u64 begin, u64 end, const ChangeGrant& grant);
 
 // Gives blocks that leave a file to free space or quarantine, as the grant says; of shared ones, those that
 // nobody else owns.
@@ -50,9 +52,14 @@ class RunReleaser {
   Status release(const ExtentInfo& e);
 
  private:
+  template <class F>
+  Status each_part(const ExtentInfo& e, F&& f);
   Status release_owned(const ExtentInfo& e, bool punch);
+  Status release_last(const ExtentInfo& e);
+  Status give_up_share(const ExtentInfo& e, FileBlock begin, FileBlock end);
   void free(const ExtentInfo& part, bool punch);
   Status quarantine(const ExtentInfo& part);
+  void hold(const ExtentInfo& part);
 
   FileSystemImpl& fs_;
   Transaction& tx_;

@@ -209,7 +209,7 @@ class Truncation : public std::enable_shared_from_this<Truncation> {
     // What is cut gets zeros behind the end: not in a block that others own as well. It is what may fail for want of space.
     if (size_ % kBlockSize != 0) {
       PINDAX_ASSIGN(const bool lost, cuts_lost_block());
-      if (!lost) PINDAX_TRY(unshare_blocks(fs_, *inode_, round_down(size_, kBlockSize), round_up(size_, kBlockSize)));
+      if (!lost) PINDAX_TRY(unshare_blocks(fs_, *inode_, round_down(size_, kBlockSize), round_up(size_, kBlockSize), grant));
     }
     PINDAX_TRY(remove_range(fs_, *inode_, size_, kMaxOffset, grant, [&](Transaction&, format::Inode& slot) {
       finish_slot(slot);

@@ -171,10 +171,31 @@ void Break::on_busy(std::vector<BusyPin> busy) {
   }
 }
 
+// What may outlive the operation, for whoever carries it out. The result, if any, is called once that is done, before the lock goes.
+std::function<void()> Break::grant_leftovers(ChangeGrant& grant) {
+  grant.was_mapped = inode_->ever_mapped.load();
+  std::vector<HeldBack::Spec> specs = held_back_specs();
+  if (specs.empty()) return {};
+  const auto set = std::make_shared<HeldSet>(inode_->core);
+  std::vector<std::shared_ptr<HeldBack>> leftovers;
+  for (HeldBack::Spec& spec : specs) {
+    grant.to_quarantine.push_back(spec.range);
+    const u32 number = set->add(spec.range);
+    leftovers.push_back(std::make_shared<HeldBack>(std::move(spec), set, number));
+  }
+  grant.quarantined = [set](ByteRange file_range, u64 block, u64 length_blocks) { set->quarantined(file_range, block, length_blocks); };
+  return [inode = inode_, set, leftovers = std::move(leftovers)] {
+    {
+      MutexLock lock(inode->mutex);
+      inode->held_back.insert(inode->held_back.end(), leftovers.begin(), leftovers.end());
+    }
+    for (const auto& leftover : leftovers) leftover->start();
+    set->activate();
+  };
+}
+
 // The lock is held, the range idle but for exempt_ and forced_.
 void Break::apply() {
-  std::shared_ptr<HeldSet> set;
-  std::vector<std::shared_ptr<HeldBack>> leftovers;
   Apply change;
   bool parked = false;
   if (interrupted_now()) return;
@@ -195,19 +216,7 @@ void Break::apply() {
   PINDAX_STEP("break.applying");
   if (kind_ != Kind::kChange) return finish(Status(), true);
   ChangeGrant grant;
-  grant.was_mapped = inode_->ever_mapped.load();
-  std::vector<HeldBack::Spec> specs = held_back_specs();
-  if (!specs.empty()) {
-    set = std::make_shared<HeldSet>(inode_->core);
-    for (HeldBack::Spec& spec : specs) {
-      grant.to_quarantine.push_back(spec.range);
-      const u32 number = set->add(spec.range);
-      leftovers.push_back(std::make_shared<HeldBack>(std::move(spec), set, number));
-    }
-  }
-  grant.quarantined = [set](ByteRange file_range, u64 block, u64 length_blocks) {
-    if (set != nullptr) set->quarantined(file_range, block, length_blocks);
-  };
+  const auto set_off = grant_leftovers(grant);
   std::vector<FreedRun> freed;
   {
     MutexLock lock(inode_->mutex);
@@ -217,14 +226,7 @@ void Break::apply() {
     grant.freed = [&freed](ByteRange file_range, u64 block, u64 length_blocks) { freed.push_back({file_range, block, length_blocks}); };
   Status status = change(grant);
   PINDAX_STEP("break.applied");
-  if (status.ok() && set != nullptr) {
-    {
-      MutexLock lock(inode_->mutex);
-      inode_->held_back.insert(inode_->held_back.end(), leftovers.begin(), leftovers.end());
-    }
-    for (const auto& leftover : leftovers) leftover->start();
-    set->activate();
-  }
+  if (status.ok() && set_off) set_off();
   if (!revoke(freed, status.ok())) finish(std::move(status), status.ok());
 }
 
@@ -286,6 +288,7 @@ void Break::finish(Status status, bool applied) {
   auto hold = std::make_unique<SharedHold::State>(inode_);
   hold->request = &lock_request_;
   hold->keeper = self;
+  if (kind_ == Kind::kFault) hold->before_release = grant_leftovers(hold->grant);
   go(SharedHold(std::move(hold)));
 }
 

@@ -145,6 +145,7 @@ class Break final : public Change, public Wakeable, public std::enable_shared_fr
   void poll_clients();
   void park();
   void outstay();
+  std::function<void()> grant_leftovers(ChangeGrant& grant);
   void apply();
   void finish(Status status, bool applied);
   bool interrupted_now();
@@ -168,6 +169,7 @@ class Break final : public Change, public Wakeable, public std::enable_shared_fr
     u64 block = 0, length_blocks = 0;
   };
   bool may_revoke() const;
+  bool punch_reaches(Mapping& m, ByteRange r) const;    // mutex held
   bool revokes_at_once(Mapping& m, ByteRange r) const;  // mutex held
   void claim(ChangeGrant& grant);                       // mutex held
   bool revoke(const std::vector<FreedRun>& freed, bool applied);

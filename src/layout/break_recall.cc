@@ -83,7 +83,7 @@ bool Break::anything_pending() const NO_THREAD_SAFETY_ANALYSIS {
       const ByteRange r = intersect(p.range, range_);
       if (r.empty() || exempt(m, r) || (holes_only && !p.holes)) continue;
       if ((zeros_only() || (copies() && !p.pool)) && Clock::now() >= p.deadline) continue;
-      if (overdue_ && p.punchable && may_revoke() && m.revocable(r)) continue;
+      if (overdue_ && p.punchable && punch_reaches(m, r)) continue;
       pending = true;
     }
   });
@@ -196,8 +196,8 @@ void Break::bound_passed() {
   force_or_refuse();
 }
 
-// The recall's own deadline is over, and nobody was or could be evicted. Stale zeros are acceptable, stale blocks only where the operation frees them: it ends, and the
-// blocks stay in quarantine (F4). The kernel cannot be forced.
+// The recall's own deadline is over, and nobody was or could be evicted. Stale zeros are acceptable, stale blocks only where the operation
+// gives them up: it ends, and the blocks stay in quarantine or, if others own them too, as they are (F4). The kernel cannot be forced.
 void Break::force_or_refuse() {
   bool kernel = false, own_memory = false;
   {
@@ -205,12 +205,11 @@ void Break::force_or_refuse() {
     kernel = !leaves_cache() && inode_->pages.draining(range_);
     own_memory = copies() && !anything_pending();
     const bool frees = kind_ == Kind::kChange && !request_.recall_only && request_.only_frees;
-    if (!kernel && frees && policy_ != BusyPolicy::kRefuse) forced_ = unacknowledged();
+    if (!kernel && (frees || copies()) && policy_ != BusyPolicy::kRefuse) forced_ = unacknowledged();
   }
   if (kind_ == Kind::kFill) return finish(Status(Errc::kTimedOut), false);
-  // A store cannot fail because another process is stopped that translates to the very block: it waits, as for a page that the
-  // kernel writes back.
-  if (kind_ == Kind::kFault && (kernel || (request_.moves_blocks && !own_memory))) {
+  // A store cannot fail because the kernel writes a page back: it waits.
+  if (kind_ == Kind::kFault && kernel) {
     recall_deadline_.reset();
     return keep_waiting_for_recall();
   }
@@ -226,7 +225,8 @@ std::vector<HeldBack::Spec> Break::unacknowledged() const NO_THREAD_SAFETY_ANALY
   inode_->mappings.each_overlapping(range_, [&](Mapping& m) {
     for (const Mapping::PendingRecall& p : m.pending) {
       const ByteRange r = intersect(p.range, range_);
-      if (may_revoke() && p.punchable && m.revocable(r)) continue;  // punched before reuse, and out of reach from then on
+      if (p.punchable && punch_reaches(m, r)) continue;  // punched before reuse, and out of reach from then on
+      if (copies() && !p.pool) continue;                 // in the client's own memory
       if (!r.empty() && !exempt(m, r)) specs.push_back({m.shared_from_this(), r, std::nullopt, 0});
     }
   });

@@ -44,9 +44,14 @@ void Mapping::revoked(ByteRange r) {
   });
 }
 
+// Mutex held. Not where the file shares blocks: others keep them, so there is nothing to punch.
+bool Break::punch_reaches(Mapping& m, ByteRange r) const NO_THREAD_SAFETY_ANALYSIS {
+  return may_revoke() && m.revocable(r) && !inode_->shared.any(r);
+}
+
 // Mutex held. Small ranges at once; a large one costs the punch more than an answer, and is revoked if none comes in time.
 bool Break::revokes_at_once(Mapping& m, ByteRange r) const NO_THREAD_SAFETY_ANALYSIS {
-  return may_revoke() && r.length() <= kRevokeAtOnceBytes && m.revocable(r);
+  return r.length() <= kRevokeAtOnceBytes && punch_reaches(m, r);
 }
 
 bool Break::may_revoke() const {
@@ -63,7 +68,7 @@ void Break::claim(ChangeGrant& grant) NO_THREAD_SAFETY_ANALYSIS {
     auto add = [&](ByteRange whole) {
       const IntervalMap<bool> wanted = without_exempt(m, whole);
       wanted.each(whole, [&](ByteRange r, bool) {
-        if (!m.revocable(r)) return true;
+        if (!punch_reaches(m, r)) return true;
         claims_.push_back({m.shared_from_this(), r});
         all.assign(r, true);
         return true;

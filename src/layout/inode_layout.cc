@@ -92,8 +92,11 @@ SharedHold& SharedHold::operator=(SharedHold&& o) noexcept {
 }
 SharedHold::~SharedHold() { release(); }
 
+const ChangeGrant& SharedHold::grant() const { return state_->grant; }
+
 void SharedHold::release() {
   if (state_ == nullptr) return;
+  if (state_->before_release) state_->before_release();
   state_->inode->range_lock.release(*state_->request);
   state_.reset();
 }

@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "layout/core.h"
-#include "layout/interval_map.h"
+#include "base/interval_map.h"
 #include "layout/page_cache.h"
 #include "layout/range_lock.h"
 #include "layout/slot_scan.h"
@@ -192,6 +192,8 @@ struct SharedHold::State {
   RangeLock::Request* request;   // `own`, or that of the break which became this hold
   std::shared_ptr<void> keeper;  // of the latter
   std::function<void(SharedHold)> go;
+  ChangeGrant grant;
+  std::function<void()> before_release;
 };
 
 }  // namespace pindax

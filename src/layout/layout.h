@@ -54,6 +54,7 @@ struct InodeLayoutDeleter { void operator()(InodeLayout* p) const; };
 using InodeLayoutPtr = std::unique_ptr<InodeLayout, InodeLayoutDeleter>;
 
 // A shared hold of a range; released by the destructor or release(). Movable, not copyable.
+struct ChangeGrant;
 class SharedHold {
  public:
   SharedHold();
@@ -64,6 +65,8 @@ class SharedHold {
   ~SharedHold();
   void release();
   explicit operator bool() const { return state_ != nullptr; }
+  // Of a fault that moves blocks (FaultKind::kCopy): how to treat those that the file gives up.
+  const ChangeGrant& grant() const;
 
  private:
   std::unique_ptr<State> state_;

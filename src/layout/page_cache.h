@@ -18,7 +18,7 @@
 #include <map>
 #include <vector>
 
-#include "layout/interval_map.h"
+#include "base/interval_map.h"
 
 namespace pindax {
 

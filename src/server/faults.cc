@@ -147,7 +147,7 @@ void Session::allocate_and_grant(const EntryPtr& entry, ByteRange range, FaultKi
     if (hold.ok()) {
       PINDAX_STEP("server.fault_allocate");
       FileSystem& fs = self->context_.fs;
-      auto made = fs.translate(*entry->inode, range, true, kind == FaultKind::kCopy);
+      auto made = fs.translate(*entry->inode, range, true, kind == FaultKind::kCopy ? &hold->grant() : nullptr);
       status = made.status();
       if (made.ok()) {
         self->grant_made(*entry, *made, range, *hold);

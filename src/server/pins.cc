@@ -73,7 +73,7 @@ void Session::finish_write_pin(const EntryPtr& entry, ByteRange range, u64 at, u
   auto go = [self, entry, range, piece, copies, pin, request](Result<SharedHold> hold) {
     Status status = hold.status();
     if (hold.ok()) {
-      auto made = self->context_.fs.translate(*entry->inode, piece, true, copies);
+      auto made = self->context_.fs.translate(*entry->inode, piece, true, copies ? &hold->grant() : nullptr);
       status = made.status();
       if (made.ok()) status = refuse_lost(*made);
       if (made.ok() && entry->indirect) self->context_.uncommitted.granted(*entry->inode);
@@ -105,7 +105,7 @@ void Session::finish_read_pin(const EntryPtr& entry, ByteRange range, u64 at, u6
   context_.clients().with_fault(*entry->mapping, piece, FaultKind::kCopy, [self, entry, range, piece, pin, request](Result<SharedHold> hold) {
     Status status = hold.status();
     if (hold.ok()) {
-      status = self->context_.fs.unshare(*entry->inode, piece);
+      status = self->context_.fs.unshare(*entry->inode, piece, hold->grant());
       hold->release();
     }
     if (!status.ok() || piece.end >= range.end) return self->answer_pin(entry, range, pin, request, status);

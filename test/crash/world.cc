@@ -64,6 +64,8 @@ void World::kill() {
 
 namespace {
 
+const ChangeGrant kNothingHeldBack;
+
 class Doer {
  public:
   Doer(World& world, const Operation& op, u64 index) : w_(world), fs_(*world.fs), op_(op), index_(index) {}
@@ -274,7 +276,7 @@ class Doer {
     return persist && (page || w_.sync == SyncMode::kPosix) ? fs_.fsync(*inode, true) : Status();
   }
   Status store_direct(Inode& inode, ByteRange range, bool persist) {
-    PINDAX_ASSIGN(const auto pieces, fs_.translate(inode, block_aligned(range), true, true));
+    PINDAX_ASSIGN(const auto pieces, fs_.translate(inode, block_aligned(range), true, &kNothingHeldBack));
     for (const Translation& t : pieces) {
       if (t.kind != Translation::Kind::kBlocks) continue;
       const ByteRange part = intersect({t.file_offset, t.file_offset + t.length}, range);

@@ -14,6 +14,8 @@ using namespace pindax::test;
 
 namespace {
 
+const ChangeGrant kNothingHeldBack;
+
 constexpr unsigned kFiles = 3;
 constexpr u64 kMaxSize = 400000;
 
@@ -171,7 +173,7 @@ struct Fuzz {
     const Model& m = models[i];
     const bool for_write = below(2) == 0;
     if (for_write) stable[i] = false;
-    const auto pieces = w.fs().translate(*files[i], {at, at + n}, for_write, true);
+    const auto pieces = w.fs().translate(*files[i], {at, at + n}, for_write, &kNothingHeldBack);
     REQUIRE(pieces.ok());
     u64 next = round_down(at, kBlockSize);
     for (const Translation& t : *pieces) {

@@ -59,6 +59,26 @@ TEST_CASE("revoke: [R12] [R20] freed blocks of a watched client are punched befo
   CHECK(f.quarantine.punched().size() == 1);
 }
 
+TEST_CASE("revoke: shared blocks are recalled before a change gives them up, and held back if nobody answers (F4)") {
+  LayoutOptions options = hurried();
+  options.recall_deadline = 40ms;
+  Revoking f(options);
+  f.layout->set_shared(*f.inode, pages(0, 4), true);
+  CHECK(f.fault(f.m, pages(3, 1)) == Errc::kOk);
+  f.settle_client();
+  auto punch = f.change(f.freeing(pages(0, 8)), [](const ChangeGrant& g) {
+    for (const ByteRange& r : g.to_quarantine) g.quarantined(r, 1000 + r.begin / kPage, r.length() / kPage);
+  });
+  CHECK(punch->result() == Errc::kOk);
+  CHECK(f.c->recalls() == 1);
+  CHECK(punch->grant.claimed.empty());
+  REQUIRE(punch->grant.to_quarantine.size() == 1);
+  f.settle();
+  CHECK(f.quarantine.released().empty());
+  f.c->acknowledge_next();
+  CHECK(eventually([&] { return f.quarantine.released() == std::vector<std::pair<u64, u64>>{{1003, 1}}; }));
+}
+
 TEST_CASE("revoke: [R20] a grant that the client has not carried out yet is recalled: it would come into place after the punch") {
   auto options = hurried();
   options.rescan_period = 30ms;

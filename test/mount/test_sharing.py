@@ -3,9 +3,12 @@
 import json
 import mmap
 import os
+import signal
 import time
 
 from harness import *
+
+PAGE = 4096
 
 
 def free_bytes(m):
@@ -40,6 +43,60 @@ def test_reading_keeps_sharing(m):
     check_equal(c.ask("pread", 8 * 4096, 2), ["5507"], "after a copy-on-write")
     check_equal(c.ask("pread", 9 * 4096, 2), ["0707"], "its neighbour")
     check_equal(len(pool_blocks(m.path / "b").items() & before.items()), 63, "shared blocks")
+
+
+def translated(m, client, block):
+    """What a client, stopped or not, sees where it translates to the block of the pool: 16 bytes."""
+    with open(f"/proc/{client.pid}/maps") as maps:
+        for line in maps:
+            words = line.split()
+            if words[-1] != str(m.pool):
+                continue
+            begin, end = (int(x, 16) for x in words[0].split("-"))
+            at = begin + block * PAGE - int(words[2], 16)
+            if begin <= at < end and end - begin < m.pool.stat().st_size:
+                with open(f"/proc/{client.pid}/mem", "rb") as memory:
+                    memory.seek(at)
+                    return memory.read(16)
+    raise Failed(f"process {client.pid} does not map block {block}")
+
+
+@options(mount={"options": "recall_deadline=300ms"})
+def test_stopped_reader_of_a_clone(m):
+    """stores and truncates wait for a stopped reader of shared blocks no longer than a recall's deadline, and what he still sees of the file stays as it was, whatever the clone's owner does"""
+    a = m.file("a", 32 * PAGE, fill=7)
+    b = m.path / "b"
+    clone(a, b)
+    blocks = pool_blocks(a)
+    reader = m.client()
+    reader.ask("open", "a", "r")
+    reader.ask("map", 0, 32 * PAGE)
+    reader.ask("load", 0, 1)
+    os.kill(reader.pid, signal.SIGSTOP)
+    sees = lambda page: check_equal(translated(m, reader, blocks[page]), b"\x07" * 16, f"what the reader sees of page {page}")
+
+    writer = opened(m, "a", 32 * PAGE, lazy=True)
+    with open(a, "r+b") as fa, open(b, "r+b") as fb:
+        os.pwrite(fa.fileno(), b"w" * PAGE, 0)
+        writer.ask("store", 4 * PAGE, "5a5a")
+        os.truncate(a, 8 * PAGE)
+        check_equal(content(a)[:2] + content(a)[4 * PAGE:4 * PAGE + 2], b"wwZZ", "the file")
+        for page in (0, 4, 16):
+            os.pwrite(fb.fileno(), b"b" * PAGE, page * PAGE)
+            sees(page)
+            check_equal(os.pread(fb.fileno(), 2, page * PAGE), b"bb", "the clone")
+    os.unlink(b)
+    wait_until(lambda: m.info()["quarantine_bytes"] > 0, "what the reader still sees is in quarantine")
+    filler = m.path / "filler"
+    run("dd", "if=/dev/urandom", f"of={filler}", "bs=1M", "count=16", "status=none")
+    for page in (0, 4, 16, 31):
+        sees(page)
+    os.unlink(filler)
+    os.kill(reader.pid, signal.SIGCONT)
+    wait_until(lambda: m.info()["quarantine_bytes"] == 0, "the quarantine drains")
+    check_equal(reader.ask("load", 0, 2), ["7777"], "the file, as the reader sees it now")
+    os.unlink(a)
+    fsck_clean(m)
 
 
 def test_cp_shares(m):
