@@ -144,7 +144,7 @@ MUTATIONS = [
     layout("copies-punched", "V7", "revoke: zeros and copies of shared blocks",
            ("inode_layout.h", "return !hole && !copied; }", "return !hole && (PLANTED || !copied); }")),
     layout("blocks-taken-for-copies", "F4 V7", "recall: a stopped reader of shared blocks",
-           ("break_recall.cc", "(copies() && !p.pool)", "(copies() && (PLANTED || !p.pool))")),
+           ("break_recall.cc", "|| (copies() && !p.pool))", "|| (copies() && (PLANTED || !p.pool)))")),
     layout("shared-blocks-punched", "F4", "revoke: shared blocks are recalled",
            ("break_revoke.cc", "m.revocable(r) && !inode_->shared.any(r);", "m.revocable(r) && (PLANTED || !inode_->shared.any(r));")),
     mounted("shares-not-held", "F4 T2", "sharing", "stopped_reader_of_a_clone",
