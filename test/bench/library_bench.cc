@@ -83,12 +83,16 @@ void breaks(const char* mount, const char* name, int idle, unsigned count) {
   std::fflush(stdout);
 }
 
-// First touches, page by page: of blocks that lie 2 MiB apart, of their neighbours, stores into a hole, here and there and in a row.
+// First touches, page by page: of blocks that lie 2 MiB apart, of their neighbours, of holes, 16 pages being one answer, stores into a hole, here
+// and there and in a row, and stores into blocks that a clone shares, which copy them: by mapping and by write(2).
 void faults(pindax_client* c, const std::string& root, int full, std::size_t bytes) {
   const int hole = pindax_open(c, "/bench.hole", O_RDWR | O_CREAT, 0600);
   if (hole < 0 || ::ftruncate(hole, 64 << 20) != 0) die("open");
   constexpr std::size_t kHuge = std::size_t{2} << 20;
-  std::vector<double> apart, next, store, run, anonymous;
+  std::vector<double> apart, next, zeros, store, run, anonymous, copy, written;
+  const int twin = pindax_open(c, "/bench.twin", O_RDWR | O_CREAT, 0600);
+  const int by_mount = ::open((root + "/bench.twin").c_str(), O_RDWR);
+  if (twin < 0 || by_mount < 0) die("open");
   for (int round = 0; round < 5; ++round) {
     pindax_mapping* m = map(c, full, bytes, 0);
     auto* at = static_cast<volatile char*>(pindax_mapping_address(m));
@@ -99,6 +103,7 @@ void faults(pindax_client* c, const std::string& root, int full, std::size_t byt
     pindax_unmap(m);
     m = map(c, hole, 64 << 20, 0);
     at = static_cast<volatile char*>(pindax_mapping_address(m));
+    for (std::size_t i = 0; i < 200; ++i) zeros.push_back(ns_of([&] { (void)at[(32 << 20) + i * 65536]; }));
     for (std::size_t i = 0; i < 200; ++i) store.push_back(ns_of([&] { at[i * 8192] = 'x'; }));
     pindax_unmap(m);
     if (::ftruncate(hole, 0) != 0 || ::ftruncate(hole, 64 << 20) != 0) die("truncate");
@@ -107,6 +112,13 @@ void faults(pindax_client* c, const std::string& root, int full, std::size_t byt
     run.push_back(ns_of([&] { for (std::size_t i = 0; i < 4096; ++i) at[i * 4096] = 'x'; }) / 4096);
     pindax_unmap(m);
     if (::ftruncate(hole, 0) != 0 || ::ftruncate(hole, 64 << 20) != 0) die("truncate");
+    if (pindax_clone_range(c, full, 0, twin, 0, 4 << 20) != 0) die("clone");
+    m = map(c, twin, 4 << 20, 0);
+    at = static_cast<volatile char*>(pindax_mapping_address(m));
+    for (std::size_t i = 0; i < 200; ++i) copy.push_back(ns_of([&] { at[i * 8192] = 'x'; }));
+    pindax_unmap(m);
+    for (std::size_t i = 0; i < 200; ++i)
+      written.push_back(ns_of([&] { if (::pwrite(by_mount, "x", 1, static_cast<off_t>(i * 8192 + 4096)) != 1) die("write"); }));
     auto* plain = static_cast<volatile char*>(::mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
     for (std::size_t i = 0; i < 256; ++i) anonymous.push_back(ns_of([&] { plain[i * 4096] = 'x'; }));
     ::munmap(const_cast<char*>(plain), 1 << 20);
@@ -114,8 +126,12 @@ void faults(pindax_client* c, const std::string& root, int full, std::size_t byt
   using pindax::bench::median;
   std::printf("first touch                   kernel's own %.1f us  block %.1f us  its neighbours %.2f us each  store into a hole %.1f us, in a run of 16 MiB %.2f us each\n",
               median(anonymous) / 1e3, median(apart) / 1e3, median(next) / 1e3, median(store) / 1e3, median(run) / 1e3);
+  std::printf("                              hole %.1f us  store into a shared block %.1f us, by write(2) %.1f us\n", median(zeros) / 1e3,
+              median(copy) / 1e3, median(written) / 1e3);
+  ::close(by_mount);
   pindax_close(c, hole);
-  ::unlink((root + "/bench.hole").c_str());
+  pindax_close(c, twin);
+  for (const char* name : {"/bench.hole", "/bench.twin"}) ::unlink((root + name).c_str());
 }
 
 }  // namespace
