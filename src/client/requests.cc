@@ -55,7 +55,7 @@ void Requests::finish(Reply& reply, i64 status, const std::byte* data, std::size
   reply.status = status;
   const std::span<std::byte> room = status >= 0 && !reply.large.empty() ? reply.large : std::span<std::byte>(reply.bytes);
   reply.length = std::min(length, room.size());
-  if (reply.length != 0) std::memcpy(room.data(), data, reply.length);
+  if (data != nullptr) std::memcpy(room.data(), data, reply.length);
   reply.done.store(1, std::memory_order_release);
   reply.done.notify_all();
 }

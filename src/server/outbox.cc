@@ -28,10 +28,9 @@ Outbox::Sent Outbox::transmit(std::span<const struct iovec> parts, const std::ve
     c->cmsg_level = SOL_SOCKET;
     c->cmsg_type = SCM_RIGHTS;
     c->cmsg_len = CMSG_LEN(descriptors.size() * sizeof(int));
-    for (std::size_t i = 0; i < descriptors.size(); ++i) {
-      const int fd = descriptors[i].get();
-      std::memcpy(CMSG_DATA(c) + i * sizeof(int), &fd, sizeof(int));
-    }
+    int numbers[kMaxDescriptors];
+    std::transform(descriptors.begin(), descriptors.end(), numbers, [](const UniqueFd& fd) { return fd.get(); });
+    std::memcpy(CMSG_DATA(c), numbers, descriptors.size() * sizeof(int));
   }
   for (;;) {
     if (::sendmsg(socket_, &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) return Sent::kYes;
