@@ -135,6 +135,8 @@ Status plain_option(DaemonOptions& o, const std::string& name) {
     o.sync = SyncMode::kPosix;
   else if (name == "ro")
     o.fs.read_only = true;
+  else if (name == "norecovery")
+    o.no_recovery = true;
   else if (name == "noatime")
     o.fs.access_times = AccessTimes::kNever;
   else if (name == "strictatime")
@@ -220,6 +222,8 @@ Result<DaemonOptions> parse_arguments(std::span<const std::string> arguments) {
   if (!no_mount && operands.size() != 2)
     return invalid(operands.size() < 2 ? "where to? a mount point (or --no-mount --socket SOCKET) is missing"
                                        : "too many arguments: " + operands[2]);
+  if (options.no_recovery && !options.fs.read_only)
+    return invalid("norecovery goes with ro: a pool that is written to must be recovered first");
   for (const std::string& path : operands) {
     if (path.empty()) return invalid("an empty path");
   }
@@ -239,7 +243,8 @@ Serves a Pindax pool: to ordinary programs through a mount, to the client librar
   --socket SOCKET   where clients connect; with a mount, one is chosen
   -o OPTIONS        comma list:
     strict | posix        durable when a call returns | after fsync (default: by the pool)
-    ro                    read-only
+    ro                    read-only: nothing is written to the pool, recovery happens in memory
+    norecovery            the same, said as xfs says it; only with ro
     on_busy=POLICY[=TIME] what truncate and punch do about pinned pages (after that time): wait,
                           refuse (ETXTBSY), quarantine, evict; wait=TIME refuses then
     busy_deadline=TIME    the same time, as an option of its own

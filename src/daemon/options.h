@@ -27,6 +27,7 @@ struct DaemonOptions {
 
   MountOptions fs;
   std::optional<SyncMode> sync;  // empty: by the pool's granularity
+  bool no_recovery = false;      // nothing to do: read_only writes nothing to the pool
   bool allow_other = false;      // always for root's mounts
   bool share_userfaultfd = false;
   double attr_timeout_s = 1.0;

@@ -56,6 +56,13 @@ TEST_CASE("daemon: mount options set what they name") {
   CHECK(o->threads == 7);
 }
 
+TEST_CASE("daemon: norecovery is a word for what ro does anyway, and means nothing without it") {
+  CHECK(parse({"/pool", "/mnt", "-o", "ro,norecovery"}).ok());
+  const auto refused = parse({"/pool", "/mnt", "-o", "norecovery"});
+  CHECK(refused.code() == Errc::kInvalid);
+  CHECK(std::string(refused.status().message()).find("norecovery goes with ro") != std::string::npos);
+}
+
 TEST_CASE("daemon: of the words for access times the last one counts") {
   using AccessTimes = MountOptions::AccessTimes;
   CHECK(with("rw").value().fs.access_times == AccessTimes::kRelative);
