@@ -57,6 +57,9 @@ struct PinModel {
   bool live = false;
   u32 file = 0;
   ByteRange range;
+  // The waiting change (its step) behind which this pin was asked for, if the answer took its time: which of the two came first is not
+  // known, since their answers come by different ways. 0: none.
+  u64 behind = 0;
 };
 struct WorkerModel {
   std::array<MappingModel, kMappings> mappings{};

@@ -27,10 +27,11 @@ bool Runner::certain(u32 file) const {
 
 bool Runner::must_wait(u32 file) const {
   const Step& change = *models_[*changing_[file]].pending;
+  const u64 number = models_[*changing_[file]].pending_number;
   const ChangeReach reach = reach_of(change, files_[file]);
   for (const WorkerModel& w : models_)
     for (const PinModel& pin : w.pins)
-      if (pin.file == file && must_wait_for(reach, pin, files_[file])) return true;
+      if (pin.file == file && pin.behind != number && must_wait_for(reach, pin, files_[file])) return true;
   return false;
 }
 
@@ -96,9 +97,11 @@ bool Runner::run_change(const Step& s) {
 }
 
 bool Runner::end_of_pin(const Step& s, i64 r) {
+  const bool waited = models_[s.worker].pending.has_value();
   models_[s.worker].pending.reset();
   if (r == 0) {
-    models_[s.worker].pins[s.to] = {true, s.file, {s.offset, s.offset + s.length}};
+    const u64 behind = waited && changing_[s.file] ? models_[*changing_[s.file]].pending_number : 0;
+    models_[s.worker].pins[s.to] = {true, s.file, {s.offset, s.offset + s.length}, behind};
     return true;
   }
   if (r == kHang || r == -EPIPE) return judge(s, r);
